@@ -1,0 +1,121 @@
+// Package v1alpha1 is the configuration of a node's plugin, group config.kerf.dev.
+package v1alpha1
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kerf-project/kerf/api/internal/strict"
+	"github.com/kerf-project/kerf/pkg/gpu"
+)
+
+// APIVersion and Kind of the node configuration.
+const (
+	APIVersion = "config.kerf.dev/v1alpha1"
+	Kind       = "NodeConfiguration"
+)
+
+// NodeConfiguration says how the boards of a node are offered. One file can
+// serve a whole fleet, because its policies name products.
+type NodeConfiguration struct {
+	metav1.TypeMeta `json:",inline"`
+	// Policies: the first that matches a board's product applies to it. A board
+	// that none matches is offered with the defaults: MIG on demand, nothing shared.
+	Policies []Policy `json:"policies,omitempty"`
+}
+
+// Policy is how the boards of some products are offered.
+type Policy struct {
+	// Products are shell patterns on the product name that the driver reports,
+	// such as "NVIDIA H100*". Empty matches every board.
+	Products    []string    `json:"products,omitempty"`
+	MIG         MIG         `json:"mig,omitempty"`
+	TimeSlicing TimeSlicing `json:"timeSlicing,omitempty"`
+}
+
+// MIG is the policy for partitioning.
+type MIG struct {
+	Mode MIGMode `json:"mode,omitempty"`
+	// MediaExtensions also offers the "+me" placements.
+	MediaExtensions bool `json:"mediaExtensions,omitempty"`
+}
+
+// MIGMode says who decides whether a board is in MIG mode.
+type MIGMode string
+
+// The modes. On boards whose toggle needs a reset (A100), onDemand follows the mode that the board is in.
+const (
+	// MIGOnDemand offers the whole board and its placements; the mode follows the claim.
+	MIGOnDemand MIGMode = "onDemand"
+	// MIGKeepOn offers placements only.
+	MIGKeepOn MIGMode = "keepOn"
+	// MIGOff offers the whole board and replicas only.
+	MIGOff MIGMode = "off"
+)
+
+// TimeSlicing is the policy for sharing a board in time. It isolates no memory.
+type TimeSlicing struct {
+	// Replicas is how many claims can share a board: 0 shares nothing, at most gpu.MaxReplicas.
+	Replicas int `json:"replicas,omitempty"`
+}
+
+// Parse decodes a file, refuses unknown fields, sets the defaults and validates.
+func Parse(data []byte) (*NodeConfiguration, error) {
+	c := &NodeConfiguration{}
+	if err := strict.Decode(data, Kind, []string{APIVersion}, c); err != nil {
+		return nil, fmt.Errorf("node configuration: %w", err)
+	}
+	for i := range c.Policies {
+		setDefaults(&c.Policies[i])
+	}
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("node configuration: %w", err)
+	}
+	return c, nil
+}
+
+func setDefaults(p *Policy) {
+	if p.MIG.Mode == "" {
+		p.MIG.Mode = MIGOnDemand
+	}
+}
+
+func (c *NodeConfiguration) validate() error {
+	var errs []error
+	for i, p := range c.Policies {
+		for n, pattern := range p.Products {
+			if _, err := path.Match(pattern, ""); err != nil {
+				errs = append(errs, fmt.Errorf("policies[%d].products[%d]: %q: %w", i, n, pattern, err))
+			}
+		}
+		if modes := []MIGMode{MIGOnDemand, MIGKeepOn, MIGOff}; !slices.Contains(modes, p.MIG.Mode) {
+			errs = append(errs, fmt.Errorf("policies[%d].mig.mode: %q is none of %q", i, p.MIG.Mode, modes))
+		}
+		if n := p.TimeSlicing.Replicas; n < 0 || n > gpu.MaxReplicas {
+			errs = append(errs, fmt.Errorf("policies[%d].timeSlicing.replicas: %d is not in 0..%d: the scheduler's search time grows with every replica on the node", i, n, gpu.MaxReplicas))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// For returns the policy of a board. A nil configuration has the defaults only.
+func (c *NodeConfiguration) For(productName string) Policy {
+	if c != nil {
+		for _, p := range c.Policies {
+			matches := func(pattern string) bool {
+				ok, err := path.Match(pattern, productName)
+				return ok && err == nil
+			}
+			if len(p.Products) == 0 || slices.ContainsFunc(p.Products, matches) {
+				return p
+			}
+		}
+	}
+	var p Policy
+	setDefaults(&p)
+	return p
+}
