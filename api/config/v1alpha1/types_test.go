@@ -1,0 +1,64 @@
+package v1alpha1_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kerf-project/kerf/api/config/v1alpha1"
+)
+
+const head = "apiVersion: config.kerf.dev/v1alpha1\nkind: NodeConfiguration\n"
+
+func TestParseRefuses(t *testing.T) {
+	for name, c := range map[string]struct{ in, message string }{
+		"empty":             {"", "not an object"},
+		"null":              {"null", "not an object"},
+		"a list":            {"[]", "not an object"},
+		"no kind":           {"apiVersion: config.kerf.dev/v1alpha1", "apiVersion and kind are required"},
+		"another kind":      {"apiVersion: v1\nkind: Pod", "got Pod of v1"},
+		"unknown field":     {head + "policies: [{mig: {modus: off}}]", `unknown field "policies[0].mig.modus"`},
+		"duplicate field":   {head + "policies: []\npolicies: []", "already set"},
+		"unknown mode":      {head + "policies: [{mig: {mode: maybe}}]", `policies[0].mig.mode: "maybe"`},
+		"too many replicas": {head + "policies: [{timeSlicing: {replicas: 9}}]", "policies[0].timeSlicing.replicas: 9"},
+		"negative replicas": {head + "policies: [{timeSlicing: {replicas: -1}}]", "policies[0].timeSlicing.replicas: -1"},
+		"bad pattern":       {head + "policies: [{products: ['[']}]", "policies[0].products[0]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := v1alpha1.Parse([]byte(c.in))
+			require.ErrorContains(t, err, c.message)
+		})
+	}
+}
+
+func TestFirstMatchingPolicyApplies(t *testing.T) {
+	c, err := v1alpha1.Parse([]byte(head + `policies:
+- products: ["NVIDIA H100*"]
+  timeSlicing: {replicas: 4}
+- products: ["NVIDIA A100*", "NVIDIA H*"]
+  mig: {mode: keepOn, mediaExtensions: true}
+`))
+	require.NoError(t, err)
+
+	require.Equal(t, 4, c.For("NVIDIA H100 80GB HBM3").TimeSlicing.Replicas)
+	require.Equal(t, v1alpha1.MIGOnDemand, c.For("NVIDIA H100 80GB HBM3").MIG.Mode)
+	require.Equal(t, v1alpha1.MIGKeepOn, c.For("NVIDIA H200").MIG.Mode)
+	require.True(t, c.For("NVIDIA H200").MIG.MediaExtensions)
+	require.Equal(t, v1alpha1.MIGOnDemand, c.For("NVIDIA L40S").MIG.Mode)
+
+	var none *v1alpha1.NodeConfiguration
+	require.Equal(t, v1alpha1.MIGOnDemand, none.For("NVIDIA L40S").MIG.Mode)
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(head))
+	f.Add([]byte(head + "policies: [{products: [\"NVIDIA H100*\"], mig: {mode: keepOn}, timeSlicing: {replicas: 8}}]"))
+	f.Add([]byte("null"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := v1alpha1.Parse(data)
+		if err != nil {
+			return
+		}
+		require.Contains(t, []v1alpha1.MIGMode{v1alpha1.MIGOnDemand, v1alpha1.MIGKeepOn, v1alpha1.MIGOff}, c.For("NVIDIA H200").MIG.Mode)
+	})
+}
