@@ -1,0 +1,263 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/journal"
+)
+
+// Prepare makes the claim's devices ready and returns them in the order of the
+// claim. Calling it again for a prepared claim verifies and returns the same.
+// On an error everything that the call did is undone; what could not be undone
+// stays recorded for Recover.
+func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
+	unlock, err := e.journal.LockClaim(ctx, c.UID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	// An earlier call can have left instances on other GPUs, if its record was lost.
+	left, err := e.owned(c.UID)
+	if err != nil {
+		return nil, err
+	}
+	unlockGPUs, err := e.lockGPUs(ctx, c.Devices, left)
+	if err != nil {
+		return nil, err
+	}
+	defer unlockGPUs()
+
+	record, err := e.journal.Claim(c.UID)
+	var corrupt *journal.CorruptError
+	switch {
+	case errors.Is(err, journal.ErrNotFound) || errors.As(err, &corrupt):
+		// New, or as good as new: its instances have records of their own.
+	case err != nil:
+		return nil, err
+	case !sameDevices(record.Devices, c.Devices):
+		// Its GPUs may be others than those locked here, so leave it to its release.
+		return nil, fmt.Errorf("claim %s/%s is recorded with other devices than it is allocated now: it has to be released first", c.Namespace, c.Name)
+	case record.State == journal.ClaimPrepared:
+		return e.again(ctx, record)
+	case record.State == journal.ClaimLost:
+		return nil, fmt.Errorf("an instance of claim %s/%s vanished while it was in use: delete the pod and the claim, so that another is allocated", c.Namespace, c.Name)
+	}
+	// Whatever an earlier call of this claim left behind goes first.
+	if err := e.release(ctx, c.UID); err != nil {
+		return nil, fmt.Errorf("undo what an earlier call left of claim %s/%s: %w", c.Namespace, c.Name, err)
+	}
+
+	record = &journal.Claim{UID: c.UID, Namespace: c.Namespace, Name: c.Name, State: journal.ClaimIntent, Devices: slices.Clone(c.Devices)}
+	if err := e.checkFree(record); err != nil {
+		return nil, err
+	}
+	ready, err := e.realize(ctx, record)
+	if err == nil {
+		return ready, nil
+	}
+	// The call may be over; its undo must still run.
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if undoErr := e.release(undo, c.UID); undoErr != nil {
+		err = errors.Join(err, fmt.Errorf("and undoing it failed, it will be tried again: %w", undoErr))
+	}
+	return nil, err
+}
+
+// sameDevices reports whether the two name the same devices for the same requests.
+func sameDevices(a, b []journal.ClaimDevice) bool {
+	return slices.EqualFunc(a, b, func(x, y journal.ClaimDevice) bool {
+		return x.Request == y.Request && x.Pool == y.Pool && x.Name == y.Name && x.ShareID == y.ShareID && x.Device == y.Device
+	})
+}
+
+// again answers for a claim that is prepared already, after a look at the hardware.
+func (e *Engine) again(ctx context.Context, record *journal.Claim) ([]Prepared, error) {
+	if err := e.verify(ctx, record); err != nil {
+		return nil, err
+	}
+	devices, err := e.specDevices(ctx, record.Devices)
+	if err != nil {
+		return nil, err
+	}
+	// Written again in any case: it costs little, and a spec that was lost or cut off is whole again.
+	ids, err := e.specs.Write(ctx, record.UID, devices)
+	if err != nil {
+		return nil, err
+	}
+	return prepared(record.Devices, ids), nil
+}
+
+// errMissing is what verify wraps for an instance that is no longer what was prepared.
+var errMissing = errors.New("the instance is gone")
+
+// verify compares the instances of a prepared claim with the hardware.
+func (e *Engine) verify(ctx context.Context, record *journal.Claim) error {
+	for _, d := range record.Devices {
+		board, err := e.hardware.GPU(ctx, d.Device.GPU)
+		if err != nil {
+			return err
+		}
+		if d.Instance == nil {
+			continue
+		}
+		if found, ok := board.InstanceAt(d.Instance.Profile, d.Instance.Placement); !ok || !found.Same(*d.Instance) {
+			return fmt.Errorf("device %s of claim %s/%s: %s: %w", d.Name, record.Namespace, record.Name, d.Instance, errMissing)
+		}
+	}
+	return nil
+}
+
+// checkFree compares the devices, by what they cover and not by name, with those of all other claims.
+func (e *Engine) checkFree(record *journal.Claim) error {
+	others, err := readable(e.journal.Claims())
+	if err != nil {
+		return err
+	}
+	for _, wanted := range record.Devices {
+		for _, o := range others {
+			for _, held := range o.Devices {
+				if o.UID != record.UID && held.Device.Overlaps(wanted.Device) {
+					return &CollisionError{Wanted: wanted.Device, Holder: fmt.Sprintf("%s of claim %s/%s (%s)", held.Device, o.Namespace, o.Name, o.State)}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// realize takes a claim from intent to prepared. The caller undoes it on an error.
+func (e *Engine) realize(ctx context.Context, record *journal.Claim) ([]Prepared, error) {
+	if err := e.journal.PutClaim(record); err != nil {
+		return nil, err
+	}
+	for i := range record.Devices {
+		d := &record.Devices[i]
+		board, err := e.mode(ctx, record.UID, d.Device)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Name, err)
+		}
+		if d.Device.Type != gpu.TypeMIG {
+			continue
+		}
+		instance, err := e.instance(ctx, record.UID, board, d.Device)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Name, err)
+		}
+		d.Instance = &instance
+	}
+	record.State, record.PreparedAt = journal.ClaimPrepared, e.now()
+	if err := e.journal.PutClaim(record); err != nil {
+		return nil, err
+	}
+	devices, err := e.specDevices(ctx, record.Devices)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := e.specs.Write(ctx, record.UID, devices)
+	if err != nil {
+		return nil, err
+	}
+	return prepared(record.Devices, ids), nil
+}
+
+// mode gives the board the MIG mode that a device needs, if nobody is on it,
+// and returns the board as it is then. A mode is not turned back when the claim
+// fails or ends: the next claim turns it as it needs it.
+func (e *Engine) mode(ctx context.Context, claim string, d gpu.Device) (gpu.GPU, error) {
+	board, err := e.hardware.GPU(ctx, d.GPU)
+	if err != nil {
+		return gpu.GPU{}, err
+	}
+	need := d.Type == gpu.TypeMIG
+	if board.MIG.Current == need {
+		return board, nil
+	}
+	if !board.MIG.Capable {
+		return gpu.GPU{}, fmt.Errorf("%s has no MIG: %w", d.GPU, gpu.ErrNotSupported)
+	}
+	if board.ToggleNeedsReset {
+		return gpu.GPU{}, fmt.Errorf("%s has to change its MIG mode for %s, which takes effect only with a reset: drain the node and reset the GPU: %w", d.GPU, d, gpu.ErrResetRequired)
+	}
+	if err := e.idle(ctx, claim, board); err != nil {
+		return gpu.GPU{}, fmt.Errorf("the MIG mode of %s cannot be changed for %s: %w", d.GPU, d, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return gpu.GPU{}, err
+	}
+	err = e.hardware.SetMIGMode(ctx, d.GPU, need)
+	e.specs.Invalidate()
+	if err != nil {
+		return gpu.GPU{}, fmt.Errorf("change the MIG mode of %s: %w", d.GPU, err)
+	}
+	return e.hardware.GPU(ctx, d.GPU)
+}
+
+// idle returns an error that names who is on the board, other than the claim itself.
+func (e *Engine) idle(ctx context.Context, claim string, board gpu.GPU) error {
+	claims, err := readable(e.journal.Claims())
+	if err != nil {
+		return err
+	}
+	for _, o := range claims {
+		if o.UID != claim && slices.Contains(gpusOf(o.Devices), board.UUID) {
+			return fmt.Errorf("claim %s/%s is on it: %w", o.Namespace, o.Name, gpu.ErrInUse)
+		}
+	}
+	if len(board.Instances) > 0 {
+		return fmt.Errorf("it holds %s: %w", &board.Instances[0], gpu.ErrInUse)
+	}
+	processes, err := e.hardware.Processes(ctx, board.UUID)
+	if err != nil {
+		return err
+	}
+	if len(processes) > 0 {
+		return fmt.Errorf("it is held by %v: %w", processes, gpu.ErrInUse)
+	}
+	return nil
+}
+
+// instance makes the instance of a MIG device, or takes a foreign one that is exactly it.
+func (e *Engine) instance(ctx context.Context, claim string, board gpu.GPU, d gpu.Device) (gpu.Instance, error) {
+	if found, ok := board.InstanceAt(d.Profile, d.Placement); ok {
+		// Ours would have a record, and checkFree or release would have met it.
+		if !found.Usable() {
+			return gpu.Instance{}, &CollisionError{Wanted: d, Holder: fmt.Sprintf("the foreign %s, which has not exactly one compute instance over all of it,", &found)}
+		}
+		return found, nil
+	}
+	if blocker, ok := gpu.Fits(d.Placement, board.Instances); !ok {
+		return gpu.Instance{}, &CollisionError{Wanted: d, Holder: fmt.Sprintf("the foreign %s", &blocker)}
+	}
+
+	// From here on an instance at this place is taken for ours: it was verified
+	// to be free, under the lock, just before this record.
+	record := &journal.Instance{State: journal.InstanceClaimed, Claim: claim, Instance: gpu.Instance{GPU: d.GPU, Profile: d.Profile, Placement: d.Placement}}
+	if err := e.journal.PutInstance(record); err != nil {
+		return gpu.Instance{}, err
+	}
+	for _, step := range []func() (gpu.Instance, error){
+		func() (gpu.Instance, error) {
+			return e.hardware.CreateGPUInstance(ctx, d.GPU, d.Profile, d.Placement)
+		},
+		func() (gpu.Instance, error) { return e.hardware.CreateComputeInstance(ctx, record.Instance) },
+	} {
+		// A call that is over changes nothing more.
+		if err := ctx.Err(); err != nil {
+			return gpu.Instance{}, err
+		}
+		made, err := step()
+		if err != nil {
+			return gpu.Instance{}, err
+		}
+		record.Instance, record.Identified = made, true
+		if err := e.journal.PutInstance(record); err != nil {
+			return gpu.Instance{}, err
+		}
+	}
+	return record.Instance, nil
+}
