@@ -1,0 +1,126 @@
+package plugin_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/dynamic-resource-allocation/kubeletplugin"
+
+	"github.com/kerf-project/kerf/pkg/claims"
+	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/plugin"
+	"github.com/kerf-project/kerf/pkg/pool"
+)
+
+type fakeEngine struct {
+	wanted []claims.Claim
+	err    error
+}
+
+func (e *fakeEngine) Prepare(_ context.Context, c claims.Claim) ([]claims.Prepared, error) {
+	e.wanted = append(e.wanted, c)
+	var all []claims.Prepared
+	for _, d := range c.Devices {
+		all = append(all, claims.Prepared{ClaimDevice: d, CDI: "kerf.dev/claim=" + c.UID + "-" + d.Name})
+	}
+	return all, e.err
+}
+
+func (e *fakeEngine) Unprepare(context.Context, string) error { return e.err }
+
+const mig = "gpu-3f2a91c4-mig-1g10gb-6"
+
+func driver(t *testing.T, e plugin.Engine) *plugin.Driver {
+	t.Helper()
+	b, err := gpu.BoardByName("H100-SXM5-80GB")
+	require.NoError(t, err)
+	node := pool.Node{Name: "node", Driver: pool.DefaultDriver, Node: gpu.Node{GPUs: []gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}}}}
+	return plugin.NewDriver(e, node, func(error) {})
+}
+
+func claim(change func(*resourceapi.DeviceAllocationResult)) *resourceapi.ResourceClaim {
+	result := resourceapi.DeviceRequestAllocationResult{Request: "r/first", Driver: pool.DefaultDriver, Pool: "node", Device: mig}
+	other := resourceapi.DeviceRequestAllocationResult{Request: "nic", Driver: "nic.example.com", Pool: "p", Device: "d"}
+	allocation := resourceapi.DeviceAllocationResult{Results: []resourceapi.DeviceRequestAllocationResult{result, other}}
+	if change != nil {
+		change(&allocation)
+	}
+	return &resourceapi.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{UID: "uid", Namespace: "ns", Name: "name"},
+		Status:     resourceapi.ResourceClaimStatus{Allocation: &resourceapi.AllocationResult{Devices: allocation}},
+	}
+}
+
+func TestPrepareAnswersWithTheCDIDevice(t *testing.T) {
+	e := &fakeEngine{}
+	results, err := driver(t, e).PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(nil)})
+	require.NoError(t, err)
+	require.Equal(t, map[types.UID]kubeletplugin.PrepareResult{"uid": {Devices: []kubeletplugin.Device{{
+		Requests: []string{"r"}, PoolName: "node", DeviceName: mig, CDIDeviceIDs: []string{"kerf.dev/claim=uid-" + mig},
+	}}}}, results)
+	require.Equal(t, gpu.Placement{Start: 6, Size: 1}, e.wanted[0].Devices[0].Device.Placement)
+}
+
+func TestPrepareRefusesBeforeItTouchesAnything(t *testing.T) {
+	parameters := func(raw string) func(*resourceapi.DeviceAllocationResult) {
+		return func(a *resourceapi.DeviceAllocationResult) {
+			a.Config = []resourceapi.DeviceAllocationConfiguration{{
+				Source: resourceapi.AllocationConfigSourceClaim,
+				DeviceConfiguration: resourceapi.DeviceConfiguration{Opaque: &resourceapi.OpaqueDeviceConfiguration{
+					Driver: pool.DefaultDriver, Parameters: runtime.RawExtension{Raw: []byte(raw)},
+				}},
+			}}
+		}
+	}
+	yes := true
+	for name, c := range map[string]struct {
+		change  func(*resourceapi.DeviceAllocationResult)
+		message string
+	}{
+		"unknown device":  {func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Device = "gpu-9" }, "no device gpu-9"},
+		"another pool":    {func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Pool = "elsewhere" }, "pool elsewhere"},
+		"admin access":    {func(a *resourceapi.DeviceAllocationResult) { a.Results[0].AdminAccess = &yes }, "admin access"},
+		"none of ours":    {func(a *resourceapi.DeviceAllocationResult) { a.Results = a.Results[1:] }, "no device of driver"},
+		"unknown field":   {parameters(`{"apiVersion":"gpu.kerf.dev/v1alpha1","kind":"GpuClaimParameters","spec":{"migg":{}}}`), `unknown field "spec.migg"`},
+		"null":            {parameters(`null`), "not an object"},
+		"another profile": {parameters(`{"apiVersion":"gpu.kerf.dev/v1alpha1","kind":"GpuClaimParameters","spec":{"mig":{"profile":"3g.40gb"}}}`), "wants 3g.40gb, but 1g.10gb is allocated"},
+		"another count":   {parameters(`{"apiVersion":"gpu.kerf.dev/v1alpha1","kind":"GpuClaimParameters","spec":{"mig":{"count":2}}}`), "exactly.count"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &fakeEngine{}
+			results, err := driver(t, e).PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(c.change)})
+			require.NoError(t, err)
+			require.ErrorContains(t, results["uid"].Err, c.message)
+			require.Empty(t, e.wanted)
+		})
+	}
+}
+
+func TestErrorsNameTheClaim(t *testing.T) {
+	broken := errors.New("broken")
+	d := driver(t, &fakeEngine{err: broken})
+	results, err := d.PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(nil)})
+	require.NoError(t, err)
+	require.ErrorIs(t, results["uid"].Err, broken)
+	require.ErrorContains(t, results["uid"].Err, "ns/name")
+
+	errs, err := d.UnprepareResourceClaims(t.Context(), []kubeletplugin.NamespacedObject{{UID: "uid"}})
+	require.NoError(t, err)
+	require.ErrorIs(t, errs["uid"], broken)
+}
+
+func TestHealthEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	reports := make(chan kubeletplugin.DeviceHealthReport, 1)
+	done := make(chan error)
+	go func() { done <- driver(t, &fakeEngine{}).WatchHealthStatus(ctx, reports) }()
+	require.NotEmpty(t, (<-reports).Devices)
+	cancel()
+	require.NoError(t, <-done)
+}
