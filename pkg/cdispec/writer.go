@@ -195,9 +195,11 @@ func (w *Writer) Claims() ([]string, error) {
 		return nil, fmt.Errorf("list the CDI specs: %w", err)
 	}
 	var uids []string
+	prefix := strings.TrimSuffix(fileName(""), extension)
 	for _, e := range entries {
-		uid, ours := strings.CutPrefix(e.Name(), strings.TrimSuffix(fileName(""), extension))
-		if uid, ours2 := strings.CutSuffix(uid, extension); ours && ours2 {
+		uid, whole := strings.CutSuffix(e.Name(), extension)
+		uid, ours := strings.CutPrefix(uid, prefix)
+		if whole && ours {
 			uids = append(uids, uid)
 		}
 	}
