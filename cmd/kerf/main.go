@@ -33,6 +33,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newSimCommand())
+	root.AddCommand(newPluginCommand(), newSimCommand())
 	return root
 }
