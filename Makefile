@@ -9,8 +9,9 @@ MODULES := $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod)))
 help: ## Print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build bin/kerf
+build: ## Build bin/kerf, and the nvidia-smi of simulated GPUs beside it
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/kerf ./cmd/kerf
+	CGO_ENABLED=0 go build -trimpath -o bin/kerf-sim-nvidia-smi ./pkg/nvmlsim/nvidia-smi
 
 test: ## Run all tests that need neither root nor a cluster, with the race detector
 	@set -e; for m in $(MODULES); do echo "== go test $$m"; go -C $$m test -race ./...; done
