@@ -28,7 +28,7 @@ func profileEnum(p gpu.Profile) int {
 	}
 }
 
-func profileByEnum(b gpu.Board, enum int) (gpu.Profile, bool) {
+func profileByEnum(b *gpu.Board, enum int) (gpu.Profile, bool) {
 	n := slices.IndexFunc(b.Profiles, func(p gpu.Profile) bool { return profileEnum(p) == enum })
 	if n < 0 {
 		return gpu.Profile{}, false
@@ -36,7 +36,7 @@ func profileByEnum(b gpu.Board, enum int) (gpu.Profile, bool) {
 	return b.Profiles[n], true
 }
 
-func profileByID(b gpu.Board, id int) (gpu.Profile, bool) {
+func profileByID(b *gpu.Board, id int) (gpu.Profile, bool) {
 	n := slices.IndexFunc(b.Profiles, func(p gpu.Profile) bool { return p.ID == id })
 	if n < 0 {
 		return gpu.Profile{}, false
@@ -70,7 +70,7 @@ type computeProfile struct {
 // computeProfiles are those that a GPU instance offers (MIG guide: 1c and 2c of
 // 3g, 1c and 2c of 4g, 1c to 4c of 7g, and the whole in each). The whole comes
 // twice at 1g and, from Hopper on, at 7g: REV1 and NVL are variants.
-func computeProfiles(b gpu.Board, p gpu.Profile) []computeProfile {
+func computeProfiles(b *gpu.Board, p gpu.Profile) []computeProfile {
 	plain := map[int][]int{1: {1}, 2: {1, 2}, 3: {1, 2, 3}, 4: {1, 2, 4}, 7: {1, 2, 3, 4, 7}}
 	enum := map[int]int{
 		1: nvml.COMPUTE_INSTANCE_PROFILE_1_SLICE, 2: nvml.COMPUTE_INSTANCE_PROFILE_2_SLICE, 3: nvml.COMPUTE_INSTANCE_PROFILE_3_SLICE,
@@ -89,7 +89,7 @@ func computeProfiles(b gpu.Board, p gpu.Profile) []computeProfile {
 	return all
 }
 
-func computeProfileByID(b gpu.Board, p gpu.Profile, id int) (computeProfile, bool) {
+func computeProfileByID(b *gpu.Board, p gpu.Profile, id int) (computeProfile, bool) {
 	all := computeProfiles(b, p)
 	n := slices.IndexFunc(all, func(c computeProfile) bool { return c.id == id })
 	if n < 0 {

@@ -75,7 +75,7 @@ func (d *device) GetMigMode() (int, int, nvml.Return) {
 	if ret != nvml.SUCCESS {
 		return 0, 0, ret
 	}
-	if len(g.model().Profiles) == 0 {
+	if len(g.table.Profiles) == 0 {
 		return 0, 0, nvml.ERROR_NOT_SUPPORTED
 	}
 	return mode(g.MIG), mode(g.Pending), nvml.SUCCESS
@@ -116,7 +116,7 @@ func (d *device) GetGpuInstanceProfileInfo(enum int) (nvml.GpuInstanceProfileInf
 	if enum < 0 || enum >= nvml.GPU_INSTANCE_PROFILE_COUNT {
 		return nvml.GpuInstanceProfileInfo{}, nvml.ERROR_INVALID_ARGUMENT
 	}
-	p, ok := profileByEnum(g.model(), enum)
+	p, ok := profileByEnum(g.table, enum)
 	if !ok {
 		return nvml.GpuInstanceProfileInfo{}, nvml.ERROR_NOT_SUPPORTED
 	}
@@ -132,7 +132,7 @@ func (d *device) profile(op string, info *nvml.GpuInstanceProfileInfo) (*board, 
 	if info == nil {
 		return nil, gpu.Profile{}, nvml.ERROR_INVALID_ARGUMENT
 	}
-	p, ok := profileByID(g.model(), int(info.Id))
+	p, ok := profileByID(g.table, int(info.Id))
 	if !ok {
 		return nil, gpu.Profile{}, nvml.ERROR_NOT_SUPPORTED
 	}
@@ -248,8 +248,8 @@ func (d *device) GetMigDeviceHandleByIndex(index int) (nvml.Device, nvml.Return)
 		return nil, ret
 	case index < 0:
 		return nil, nvml.ERROR_INVALID_ARGUMENT
-	case !g.MIG:
-		return nil, nvml.ERROR_NOT_FOUND
+	case len(g.table.Profiles) == 0:
+		return nil, nvml.ERROR_NOT_SUPPORTED
 	}
 	i, c := g.migDevice(index)
 	if c == nil {

@@ -16,7 +16,7 @@ func (d *device) GetUUID() (string, nvml.Return) {
 }
 
 func (d *device) GetName() (string, nvml.Return) {
-	return read(d, "GetName", func(g *board) string { return g.model().ProductName })
+	return read(d, "GetName", func(g *board) string { return g.table.ProductName })
 }
 
 func (d *device) GetIndex() (int, nvml.Return) {
@@ -35,7 +35,7 @@ func (d *device) GetBrand() (nvml.BrandType, nvml.Return) {
 
 func (d *device) GetArchitecture() (nvml.DeviceArchitecture, nvml.Return) {
 	return read(d, "GetArchitecture", func(g *board) nvml.DeviceArchitecture {
-		switch g.model().Architecture {
+		switch g.table.Architecture {
 		case "Ampere":
 			return nvml.DEVICE_ARCH_AMPERE
 		case "Ada Lovelace":
@@ -49,13 +49,13 @@ func (d *device) GetArchitecture() (nvml.DeviceArchitecture, nvml.Return) {
 }
 
 func (d *device) GetCudaComputeCapability() (int, int, nvml.Return) {
-	v, ret := read(d, "GetCudaComputeCapability", func(g *board) gpu.Version { return g.model().ComputeCapability })
+	v, ret := read(d, "GetCudaComputeCapability", func(g *board) gpu.Version { return g.table.ComputeCapability })
 	return v.Major, v.Minor, ret
 }
 
 func (d *device) GetMemoryInfo() (nvml.Memory, nvml.Return) {
 	return read(d, "GetMemoryInfo", func(g *board) nvml.Memory {
-		return g.memory(g.model().MemoryMiB*mib, len(g.processes(func(Client) bool { return true })))
+		return g.memory(g.table.MemoryMiB*mib, len(g.processes(func(Client) bool { return true })))
 	})
 }
 
@@ -70,7 +70,7 @@ func (d *device) GetPciInfo() (nvml.PciInfo, nvml.Return) {
 		info := nvml.PciInfo{
 			Bus: uint32(bus(d.index)),
 			// The device id is above NVIDIA's vendor id.
-			PciDeviceId: uint32(g.model().PCIDevice)<<16 | 0x10DE,
+			PciDeviceId: uint32(g.table.PCIDevice)<<16 | 0x10DE,
 		}
 		// NVML writes eight digits of the domain and upper case.
 		text := strings.ToUpper(busID(d.index))
@@ -86,10 +86,10 @@ func (d *device) GetPciInfo() (nvml.PciInfo, nvml.Return) {
 
 func (d *device) GetNumGpuCores() (int, nvml.Return) {
 	return read(d, "GetNumGpuCores", func(g *board) int {
-		if v := g.model().ComputeCapability; v.Major == 8 && v.Minor == 0 {
-			return g.model().Multiprocessors * 64
+		if v := g.table.ComputeCapability; v.Major == 8 && v.Minor == 0 {
+			return g.table.Multiprocessors * 64
 		}
-		return g.model().Multiprocessors * 128
+		return g.table.Multiprocessors * 128
 	})
 }
 
@@ -148,7 +148,7 @@ func (d *device) GetAttributes() (nvml.DeviceAttributes, nvml.Return) {
 	if ret != nvml.SUCCESS {
 		return nvml.DeviceAttributes{}, ret
 	}
-	p, ok := profileByEnum(g.model(), nvml.GPU_INSTANCE_PROFILE_7_SLICE)
+	p, ok := profileByEnum(g.table, nvml.GPU_INSTANCE_PROFILE_7_SLICE)
 	if !ok || !g.MIG {
 		return nvml.DeviceAttributes{}, nvml.ERROR_NOT_SUPPORTED
 	}

@@ -31,7 +31,7 @@ func (n *Node) ExtraMounts(hostDriverRoot string) []specs.Mount {
 }
 
 // build makes the whole tree: what never changes, and what the state says.
-func (t tree) build(s *state, proc string) error {
+func (t *tree) build(s *state, proc string) error {
 	devices, err := procDevices(proc, s.Majors)
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (t tree) build(s *state, proc string) error {
 		id, host, port := busID(index), fmt.Sprintf("pci0000:%02x", bus(index)-1), fmt.Sprintf("0000:%02x:01.0", bus(index)-1)
 		dir := filepath.Join(t.root, "sys/devices", host, port, id)
 		for name, text := range map[string]string{
-			"vendor": "0x10de", "device": fmt.Sprintf("%#04x", g.model().PCIDevice), "class": "0x030200", "numa_node": strconv.Itoa(numaNode(index, len(s.GPUs))),
+			"vendor": "0x10de", "device": fmt.Sprintf("%#04x", g.table.PCIDevice), "class": "0x030200", "numa_node": strconv.Itoa(numaNode(index, len(s.GPUs))),
 		} {
 			files[filepath.Join(dir, name)] = text + "\n"
 		}
@@ -69,7 +69,7 @@ func (t tree) build(s *state, proc string) error {
 }
 
 // libraries makes the driver's libraries, with the links that its installer and ldconfig make.
-func (t tree) libraries() error {
+func (t *tree) libraries() error {
 	dir := filepath.Join(t.driver, "usr/lib/x86_64-linux-gnu")
 	if runtime.GOARCH == "arm64" {
 		dir = filepath.Join(t.driver, "usr/lib/aarch64-linux-gnu")
@@ -105,7 +105,7 @@ func symlink(target, link string) error {
 }
 
 // installSMI puts the static nvidia-smi into the driver's root.
-func (t tree) installSMI(o options) error {
+func (t *tree) installSMI(o options) error {
 	from := o.smi
 	if from == "" {
 		self, err := os.Executable()

@@ -39,7 +39,7 @@ func (i *gpuInstance) look(op string) (*board, *instance, gpu.Profile, nvml.Retu
 	if ret != nvml.SUCCESS {
 		return nil, nil, gpu.Profile{}, ret
 	}
-	p, _ := profileByID(g.model(), at.Profile)
+	p, _ := profileByID(g.table, at.Profile)
 	return g, at, p, nvml.SUCCESS
 }
 
@@ -83,7 +83,7 @@ func (i *gpuInstance) GetComputeInstanceProfileInfo(enum, engine int) (nvml.Comp
 	if enum < 0 || enum >= nvml.COMPUTE_INSTANCE_PROFILE_COUNT || engine != nvml.COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED {
 		return nvml.ComputeInstanceProfileInfo{}, nvml.ERROR_INVALID_ARGUMENT
 	}
-	c, ok := computeProfileByID(g.model(), p, enum)
+	c, ok := computeProfileByID(g.table, p, enum)
 	if !ok {
 		return nvml.ComputeInstanceProfileInfo{}, nvml.ERROR_NOT_SUPPORTED
 	}
@@ -99,7 +99,7 @@ func (i *gpuInstance) computeProfile(op string, info *nvml.ComputeInstanceProfil
 	if info == nil {
 		return nil, gpu.Profile{}, computeProfile{}, nvml.ERROR_INVALID_ARGUMENT
 	}
-	c, ok := computeProfileByID(g.model(), p, int(info.Id))
+	c, ok := computeProfileByID(g.table, p, int(info.Id))
 	if !ok {
 		return nil, gpu.Profile{}, computeProfile{}, nvml.ERROR_NOT_SUPPORTED
 	}

@@ -146,20 +146,38 @@ func (k *kernel) save(s *state, old []byte) (bool, error) {
 	if err != nil || bytes.Equal(data, old) {
 		return false, err
 	}
-	return true, replaceFile(k.path(), data, 0o644)
+	if err := replaceFile(k.path(), data, 0o644); err != nil {
+		return false, err
+	}
+	// Nobody else replaces it meanwhile, so what was written needn't be read.
+	file, err := os.Open(k.path())
+	if err != nil {
+		return false, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return false, err
+	}
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	k.forget()
+	k.seen = &generation{file: file, info: info, data: data, state: s}
+	return true, nil
 }
 
 // replaceFile writes a file whole or not at all.
 func replaceFile(path string, data []byte, mode fs.FileMode) error {
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, mode); err != nil {
+	tmp, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
 		return err
 	}
+	_, err = tmp.Write(data)
 	// The umask may have taken something away.
-	if err := os.Chmod(tmp, mode); err != nil {
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	return os.Rename(tmp.Name(), path)
 }
 
 func flock(f *os.File, how int) error {

@@ -16,7 +16,7 @@ func (g *board) createInstance(profileID int, at *gpu.Placement) (int, nvml.Retu
 	if !g.MIG {
 		return 0, nvml.ERROR_NOT_SUPPORTED
 	}
-	b := g.model()
+	b := g.table
 	p, ok := profileByID(b, profileID)
 	if !ok {
 		return 0, nvml.ERROR_INVALID_ARGUMENT
@@ -82,7 +82,7 @@ func (g *board) createCompute(gi, profileID int, at *gpu.Placement) (int, nvml.R
 	if i == nil {
 		return 0, nvml.ERROR_INVALID_ARGUMENT
 	}
-	b := g.model()
+	b := g.table
 	p, _ := profileByID(b, i.Profile)
 	c, ok := computeProfileByID(b, p, profileID)
 	if !ok {
@@ -151,7 +151,7 @@ func (g *board) destroyCompute(gi, id int) nvml.Return {
 // about whether it is in effect. held is true where a session holds the board.
 func (s *state) setMIGMode(index int, on, held bool) (nvml.Return, nvml.Return) {
 	g := &s.GPUs[index]
-	b := g.model()
+	b := g.table
 	switch {
 	case len(b.Profiles) == 0:
 		return nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_NOT_SUPPORTED
@@ -195,13 +195,13 @@ func (g *board) comeUp() {
 
 // onFabric reports whether NVML tells a fabric state. nvml.h: for Hopper or newer, on NVSwitch systems.
 func (g *board) onFabric() bool {
-	b := g.model()
+	b := g.table
 	return b.NVSwitch && b.Architecture == "Hopper"
 }
 
 // reset is a GPU reset. MIG guide: the mode of an A100 takes effect with one, that of later boards is lost.
 func (g *board) reset() {
-	g.Pending = g.Pending && g.model().ToggleNeedsReset
+	g.Pending = g.Pending && g.table.ToggleNeedsReset
 	g.MIG = g.Pending
 	g.comeUp()
 }

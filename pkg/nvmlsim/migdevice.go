@@ -35,7 +35,7 @@ func (m *migDevice) look(op string) (found, nvml.Return) {
 	if i == nil || i.compute(m.ci) == nil {
 		return found{}, nvml.ERROR_INVALID_ARGUMENT
 	}
-	p, _ := profileByID(g.model(), i.Profile)
+	p, _ := profileByID(g.table, i.Profile)
 	return found{board: g, profile: p, compute: *i.compute(m.ci)}, nvml.SUCCESS
 }
 
@@ -100,10 +100,10 @@ func (m *migDevice) GetGraphicsRunningProcesses() ([]nvml.ProcessInfo, nvml.Retu
 
 // GetName is the board's name and the shape, as nvidia-smi -L shows them apart.
 func (m *migDevice) GetName() (string, nvml.Return) {
-	return readMIG(m, "GetName", func(at found) string { return at.board.model().ProductName + " MIG " + at.name() })
+	return readMIG(m, "GetName", func(at found) string { return at.board.table.ProductName + " MIG " + at.name() })
 }
 
 func (m *migDevice) GetCudaComputeCapability() (int, int, nvml.Return) {
-	v, ret := readMIG(m, "GetCudaComputeCapability", func(at found) gpu.Version { return at.board.model().ComputeCapability })
+	v, ret := readMIG(m, "GetCudaComputeCapability", func(at found) gpu.Version { return at.board.table.ComputeCapability })
 	return v.Major, v.Minor, ret
 }

@@ -56,7 +56,7 @@ func withProc(path string) Option { return func(o *options) { o.proc = path } }
 type Node struct {
 	kernel  *kernel
 	session *session
-	tree    tree
+	tree    *tree
 }
 
 // Open opens a simulated node. On first use of the state directory the boards
@@ -89,7 +89,7 @@ func OpenExisting(dir string, opts ...Option) (*Node, error) {
 }
 
 func open(dir string, spec *Spec, o options) (*Node, error) {
-	n := &Node{kernel: &kernel{dir: dir}, tree: tree{root: filepath.Join(dir, "root"), driver: filepath.Join(dir, "driver")}}
+	n := &Node{kernel: &kernel{dir: dir}, tree: &tree{root: filepath.Join(dir, "root"), driver: filepath.Join(dir, "driver")}}
 	n.kernel.changed = n.tree.update
 	n.session = newSession(n.kernel, o.logger)
 	err := n.kernel.locked(func() error {

@@ -46,6 +46,8 @@ type majors struct {
 // board is the state of one GPU.
 type board struct {
 	Model string `json:"model"`
+	// table is the model's entry in the table of boards.
+	table *gpu.Board
 	UUID  string `json:"uuid"`
 	Minor int    `json:"minor"`
 	// Generation changes when all handles of the board become invalid.
@@ -92,8 +94,9 @@ type event struct {
 func newState(spec Spec, m majors) *state {
 	s := &state{Version: stateVersion, Seed: spec.Seed, Majors: m}
 	short := map[string]bool{}
-	for i, b := range spec.Boards {
-		g := board{Model: b.Name, Minor: i}
+	for i := range spec.Boards {
+		b := &spec.Boards[i]
+		g := board{Model: b.Name, table: b, Minor: i}
 		// The first digits of a UUID name a board's devices; real ones hardly ever share them.
 		for try := 0; g.UUID == "" || short[g.UUID[:12]]; try++ {
 			g.UUID = "GPU-" + uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "kerf simulated GPU %s/%d/%d", spec.Seed, i, try)).String()
@@ -121,8 +124,14 @@ func decode(data []byte) (*state, error) {
 		return nil, fmt.Errorf("%d boards are not 1 to %d", len(s.GPUs), MaxGPUs)
 	}
 	minors := map[int]bool{}
+	boards := gpu.Boards()
 	for i := range s.GPUs {
 		g := &s.GPUs[i]
+		index := slices.IndexFunc(boards, func(b gpu.Board) bool { return b.Name == g.Model })
+		if index < 0 {
+			return nil, fmt.Errorf("GPU %d: unknown board %q", i, g.Model)
+		}
+		g.table = &boards[index]
 		if err := g.validate(); err != nil {
 			return nil, fmt.Errorf("GPU %d: %w", i, err)
 		}
@@ -143,10 +152,7 @@ func decode(data []byte) (*state, error) {
 }
 
 func (g *board) validate() error {
-	b, err := gpu.BoardByName(g.Model)
-	if err != nil {
-		return err
-	}
+	b := g.table
 	if len(g.UUID) < 12 || !strings.HasPrefix(g.UUID, "GPU-") {
 		return fmt.Errorf("UUID %q", g.UUID)
 	}
@@ -182,7 +188,7 @@ func (g *board) validate() error {
 	return nil
 }
 
-func (s *state) encode() ([]byte, error) { return json.MarshalIndent(s, "", " ") }
+func (s *state) encode() ([]byte, error) { return json.Marshal(s) }
 
 // clone is a deep copy.
 func (s *state) clone() *state {
@@ -210,15 +216,6 @@ func (s *state) models() []string {
 
 func (s *state) index(g *board) int {
 	return slices.IndexFunc(s.GPUs, func(o board) bool { return o.UUID == g.UUID })
-}
-
-// model is the board's entry in the table; validate has seen that there is one.
-func (g *board) model() gpu.Board {
-	b, err := gpu.BoardByName(g.Model)
-	if err != nil {
-		return gpu.Board{Name: g.Model}
-	}
-	return b
 }
 
 func (g *board) instance(id int) *instance {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +21,9 @@ import (
 type tree struct {
 	// root stands for the host's root, driver for the driver's.
 	root, driver string
+	// last is what was made of the state at. Only who has the kernel's lock uses them.
+	at   *state
+	last content
 }
 
 // content is what the tree holds at one state, by path.
@@ -45,7 +47,7 @@ const (
 )
 
 // changing is what changes with the state.
-func (t tree) changing(s *state) (content, error) {
+func (t *tree) changing(s *state) (content, error) {
 	c := content{files: map[string]string{}, nodes: map[string]node{}}
 	file := func(text, format string, args ...any) {
 		c.files[filepath.Join(t.root, fmt.Sprintf(format, args...))] = text
@@ -66,7 +68,7 @@ func (t tree) changing(s *state) (content, error) {
 		g := &s.GPUs[index]
 		device(node{s.Majors.GPU, g.Minor, 0o666}, "nvidia%d", g.Minor)
 		file(fmt.Sprintf("Model: \t\t %s\nGPU UUID: \t %s\nBus Type: \t PCIe\nBus Location: \t %s\nDevice Minor: \t %d\nGPU Excluded:\t No\n",
-			g.model().ProductName, g.UUID, busID(index), g.Minor), "%s/%s/information", gpusDir, busID(index))
+			g.table.ProductName, g.UUID, busID(index), g.Minor), "%s/%s/information", gpusDir, busID(index))
 		for _, i := range g.Instances {
 			capability(giMinor(g.Minor, i.ID), "gpu%d/mig/gi%d/access", g.Minor, i.ID)
 			for _, ci := range i.Compute {
@@ -78,7 +80,7 @@ func (t tree) changing(s *state) (content, error) {
 			file(client.Command+"\n", "proc/%d/comm", client.PID)
 		}
 	}
-	who, err := json.MarshalIndent(s.identity(), "", " ")
+	who, err := json.Marshal(s.identity())
 	c.files[filepath.Join(t.driver, identity.Dir, identity.File)] = string(who)
 	return c, err
 }
@@ -90,16 +92,16 @@ func (s *state) identity() identity.Node {
 	}
 	for index := range s.GPUs {
 		g := &s.GPUs[index]
-		who := identity.GPU{Minor: uint32(g.Minor), Name: g.model().ProductName, UUID: g.UUID, PCIBusID: busID(index), MemoryMiB: g.model().MemoryMiB}
+		who := identity.GPU{Minor: uint32(g.Minor), Name: g.table.ProductName, UUID: g.UUID, PCIBusID: busID(index), MemoryMiB: g.table.MemoryMiB}
 		switch {
 		case g.MIG:
 			who.MIGMode = "Enabled"
-		case len(g.model().Profiles) > 0:
+		case len(g.table.Profiles) > 0:
 			who.MIGMode = "Disabled"
 		}
 		order := map[string]int{}
 		for _, i := range g.Instances {
-			p, _ := profileByID(g.model(), i.Profile)
+			p, _ := profileByID(g.table, i.Profile)
 			for _, c := range i.Compute {
 				mig := identity.Instance{
 					Profile: found{profile: p, compute: c}.name(), UUID: g.migUUID(i.ID, c.ID), GPUInstanceID: i.ID, ComputeInstanceID: c.ID,
@@ -116,15 +118,18 @@ func (s *state) identity() identity.Node {
 }
 
 // update makes the tree follow a change of state.
-func (t tree) update(before, after *state) error {
-	was, err := t.changing(before)
-	if err != nil {
-		return err
+func (t *tree) update(before, after *state) error {
+	was, err := t.last, error(nil)
+	if t.at != before {
+		if was, err = t.changing(before); err != nil {
+			return err
+		}
 	}
 	is, err := t.changing(after)
 	if err != nil {
 		return err
 	}
+	t.at, t.last = after, is
 	for path, text := range is.files {
 		if old, ok := was.files[path]; !ok || old != text {
 			if err := writeFile(path, text); err != nil {
@@ -139,7 +144,7 @@ func (t tree) update(before, after *state) error {
 			}
 		}
 	}
-	for _, path := range slices.Collect(maps.Keys(was.files)) {
+	for path := range was.files {
 		if _, ok := is.files[path]; !ok {
 			if err := t.remove(path); err != nil {
 				return err
@@ -157,7 +162,7 @@ func (t tree) update(before, after *state) error {
 }
 
 // rebuild makes the changing part as the state says, whatever there was.
-func (t tree) rebuild(s *state) error {
+func (t *tree) rebuild(s *state) error {
 	c, err := t.changing(s)
 	if err != nil {
 		return err
@@ -210,7 +215,7 @@ func (t tree) rebuild(s *state) error {
 }
 
 // remove removes a file and the directories that it leaves empty.
-func (t tree) remove(path string) error {
+func (t *tree) remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -50,7 +50,7 @@ func (n *Node) Boards() ([]Board, error) {
 	for index := range s.GPUs {
 		g := &s.GPUs[index]
 		b := Board{
-			Index: index, UUID: g.UUID, Model: g.Model, PCIBusID: busID(index), Minor: g.Minor, MIGCapable: len(g.model().Profiles) > 0,
+			Index: index, UUID: g.UUID, Model: g.Model, PCIBusID: busID(index), Minor: g.Minor, MIGCapable: len(g.table.Profiles) > 0,
 			MIG: g.MIG, MIGPending: g.Pending, Lost: g.Lost, Clients: slices.Clone(g.Clients),
 		}
 		for i := range g.Instances {
@@ -63,7 +63,7 @@ func (n *Node) Boards() ([]Board, error) {
 }
 
 func (g *board) describe(i *instance) gpu.Instance {
-	p, _ := profileByID(g.model(), i.Profile)
+	p, _ := profileByID(g.table, i.Profile)
 	d := gpu.Instance{GPU: g.UUID, Profile: p.Name, Placement: i.Placement, ID: i.ID}
 	for _, c := range i.Compute {
 		d.Compute = append(d.Compute, gpu.ComputeInstance{ID: c.ID, UUID: g.migUUID(i.ID, c.ID), Whole: c.Size == p.ComputeSlices})
@@ -102,15 +102,15 @@ func (n *Node) act(what, name string, f func(*state, *board) nvml.Return) error 
 func (n *Node) CreateInstance(name, profile string, at *gpu.Placement, compute bool) (gpu.Instance, error) {
 	var made gpu.Instance
 	err := n.act("create an instance of "+profile, name, func(_ *state, g *board) nvml.Return {
-		index := slices.IndexFunc(g.model().Profiles, func(p gpu.Profile) bool { return p.Name == profile })
+		index := slices.IndexFunc(g.table.Profiles, func(p gpu.Profile) bool { return p.Name == profile })
 		if index < 0 {
 			return nvml.ERROR_INVALID_ARGUMENT
 		}
-		p := g.model().Profiles[index]
+		p := g.table.Profiles[index]
 		id, ret := g.createInstance(p.ID, at)
 		if ret == nvml.SUCCESS && compute {
-			whole := slices.IndexFunc(computeProfiles(g.model(), p), func(c computeProfile) bool { return c.slices == p.ComputeSlices })
-			_, ret = g.createCompute(id, computeProfiles(g.model(), p)[whole].id, nil)
+			whole := slices.IndexFunc(computeProfiles(g.table, p), func(c computeProfile) bool { return c.slices == p.ComputeSlices })
+			_, ret = g.createCompute(id, computeProfiles(g.table, p)[whole].id, nil)
 		}
 		if ret == nvml.SUCCESS {
 			made = g.describe(g.instance(id))

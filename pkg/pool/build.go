@@ -57,7 +57,7 @@ func Build(n Node, offers map[string]Offer, conditions []gpu.Condition) (resourc
 			counters = append(counters, resourceslice.Slice{})
 		}
 		last := &counters[len(counters)-1]
-		last.SharedCounters = append(last.SharedCounters, resourceapi.CounterSet{Name: describe.names.GPU(g.UUID), Counters: counterSet(g)})
+		last.SharedCounters = append(last.SharedCounters, resourceapi.CounterSet{Name: describe.names.GPU(g.UUID), Counters: budgetOf(g).all()})
 
 		offer := offers[g.UUID]
 		space := room(g, offer)
@@ -104,32 +104,38 @@ func room(g *gpu.GPU, offer Offer) int {
 	return n
 }
 
-// memorySlices is the number of a board's memory slices. A board without MIG is one.
-func memorySlices(g *gpu.GPU) int {
-	n := 1
-	for _, p := range gpu.AllPlaced(g.Profiles) {
-		n = max(n, p.Placement.Start+p.Placement.Size)
-	}
-	return n
+// budget is what a GPU has to give.
+type budget struct {
+	memorySlices int
+	media        bool
 }
 
-// counterSet is everything that a GPU has to give.
-func counterSet(g *gpu.GPU) map[string]resourceapi.Counter {
-	all := take(gpu.Placement{Size: memorySlices(g)}, weight)
-	if g.MIG.Capable {
+// budgetOf derives the budget from the placements. A board without MIG has one memory slice.
+func budgetOf(g *gpu.GPU) budget {
+	b := budget{memorySlices: 1, media: g.MIG.Capable}
+	for _, p := range g.Profiles {
+		for _, at := range p.Placements {
+			b.memorySlices = max(b.memorySlices, at.Start+at.Size)
+		}
+	}
+	return b
+}
+
+func (b budget) all() map[string]resourceapi.Counter {
+	all := take(gpu.Placement{Size: b.memorySlices}, weight)
+	if b.media {
 		all[media] = counter(1)
 	}
 	return all
 }
 
-// consumes is what a device takes of its GPU's counters.
-func consumes(g *gpu.GPU, d gpu.Device, p gpu.Profile) map[string]resourceapi.Counter {
-	slices := memorySlices(g)
+// taken is what a device, of that profile if it is a MIG device, takes.
+func (b budget) taken(d gpu.Device, p gpu.Profile) map[string]resourceapi.Counter {
 	switch {
 	case d.Type == gpu.TypeTimeSlice:
-		return take(gpu.Placement{Size: slices}, 1)
-	case d.Type == gpu.TypeGPU || d.Placement.Size == slices:
-		return counterSet(g)
+		return take(gpu.Placement{Size: b.memorySlices}, 1)
+	case d.Type == gpu.TypeGPU || d.Placement.Size == b.memorySlices:
+		return b.all()
 	}
 	taken := take(d.Placement, weight)
 	if p.MediaExtensions {

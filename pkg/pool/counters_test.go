@@ -135,17 +135,18 @@ func TestReplicasFitTogether(t *testing.T) {
 func TestCountersNeverChange(t *testing.T) {
 	want := map[string]string{}
 	for _, c := range pooltest.Cases() {
-		for i, g := range c.Node.GPUs {
-			got := countersText(publish(t, c).sets[gpu.NewNames([]string{g.UUID}).GPU(g.UUID)])
-			if old, ok := want[g.ProductName]; ok {
+		if len(c.Node.GPUs) != 1 {
+			continue
+		}
+		for _, counters := range publish(t, c).sets {
+			product, got := c.Node.GPUs[0].ProductName, countersText(counters)
+			if old, ok := want[product]; ok {
 				require.Equal(t, old, got, c.Name)
 			}
-			want[g.ProductName] = got
-			if i == 0 {
-				break
-			}
+			want[product] = got
 		}
 	}
+	require.Len(t, want, len(gpu.Boards()))
 }
 
 // No layout of instances takes more multiprocessors or engines than the whole
@@ -158,6 +159,7 @@ func TestLayoutsNeverExceedTheBoard(t *testing.T) {
 		}
 		t.Run(b.Name, func(t *testing.T) {
 			g := pooltest.GPU(b, 0)
+			g.MIG.Current = true
 			offer := pool.Desired(g, pooltest.Policy(keepOn, true, 0), nil)
 			whole := b.Profiles[len(b.Profiles)-1]
 			layouts := 0

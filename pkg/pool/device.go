@@ -65,7 +65,7 @@ func (d *describer) name(short string) resourceapi.QualifiedName {
 // offer describes the devices of one GPU.
 func (d *describer) offer(g *gpu.GPU, offer Offer) ([]resourceapi.Device, error) {
 	shared := d.board(g)
-	replicas := offer.replicas()
+	budget, replicas := budgetOf(g), offer.replicas()
 	described := make([]resourceapi.Device, len(offer))
 	for i, o := range offer {
 		a := maps.Clone(shared)
@@ -94,7 +94,7 @@ func (d *describer) offer(g *gpu.GPU, offer Offer) ([]resourceapi.Device, error)
 			a[d.name("uuid")] = stringValue(g.UUID)
 			device.Capacity = capacities{d.name("memory"): mebibytes(g.MemoryBytes >> 20)}
 		}
-		device.ConsumesCounters = []resourceapi.DeviceCounterConsumption{{CounterSet: d.names.GPU(g.UUID), Counters: consumes(g, o.Device, profile)}}
+		device.ConsumesCounters = []resourceapi.DeviceCounterConsumption{{CounterSet: d.names.GPU(g.UUID), Counters: budget.taken(o.Device, profile)}}
 		described[i] = device
 	}
 	return described, nil

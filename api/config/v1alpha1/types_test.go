@@ -1,11 +1,13 @@
 package v1alpha1_test
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/kerf-project/kerf/api/config/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
 const head = "apiVersion: config.kerf.dev/v1alpha1\nkind: NodeConfiguration\n"
@@ -59,6 +61,16 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		require.Contains(t, []v1alpha1.MIGMode{v1alpha1.MIGOnDemand, v1alpha1.MIGKeepOn, v1alpha1.MIGOff}, c.For("NVIDIA H200").MIG.Mode)
+		for _, p := range append(c.Policies, c.For("NVIDIA H200")) {
+			require.Contains(t, []v1alpha1.MIGMode{v1alpha1.MIGOnDemand, v1alpha1.MIGKeepOn, v1alpha1.MIGOff}, p.MIG.Mode)
+			require.GreaterOrEqual(t, p.TimeSlicing.Replicas, 0)
+			require.LessOrEqual(t, p.TimeSlicing.Replicas, gpu.MaxReplicas)
+		}
+		// What was understood is what would be understood again.
+		written, err := json.Marshal(c)
+		require.NoError(t, err)
+		again, err := v1alpha1.Parse(written)
+		require.NoError(t, err)
+		require.Equal(t, c.For("NVIDIA H200"), again.For("NVIDIA H200"))
 	})
 }
