@@ -84,8 +84,7 @@ func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 func (a *app) internal() []*cobra.Command {
 	guardian := &cobra.Command{Use: cluster.GuardianCommand, Hidden: true, Args: cobra.NoArgs}
 	guardian.RunE = func(cmd *cobra.Command, _ []string) error {
-		// The end of the terminal is not the cluster's.
-		signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+		// No signal may be ignored here: the containers of the cluster would inherit that.
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
 		defer stop()
 		c, err := a.cluster()

@@ -87,7 +87,6 @@ func Import(ctx context.Context, c layout.Cluster, made *image.Image) (bool, err
 	// Closed before the writer is waited for: an importer that failed reads no more.
 	closed := reader.Close()
 	if imported != nil {
-		<-written
 		return false, fmt.Errorf("import the image %s: %w %s", made.Name, imported, complaint.String())
 	}
 	return true, errors.Join(<-written, closed)

@@ -116,7 +116,7 @@ func (g *guardian) run(ctx context.Context) error {
 		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return fmt.Errorf("kill the box: %w", err)
 		}
-		<-ended
+		fmt.Fprintf(os.Stderr, "%s the box was taken down: %v\n", time.Now().Format(time.RFC3339), <-ended)
 		return nil
 	}
 }

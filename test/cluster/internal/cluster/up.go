@@ -61,7 +61,7 @@ func Up(ctx context.Context, c layout.Cluster, o Options) error {
 	}
 	s := &start{cluster: c, printer: printer}
 	if err := printer.Do(steps.Guardian, func() error { return s.launch(ctx, o, host, parts) }); err != nil {
-		return errors.Join(err, s.abort())
+		return errors.Join(err, s.abort(0))
 	}
 	return s.follow(ctx)
 }
@@ -209,37 +209,38 @@ func (s *start) startGuardian() (err error) {
 func (s *start) follow(ctx context.Context) error {
 	followed := make(chan error, 1)
 	go func() { followed <- s.printer.Follow(s.events) }()
-	var err error
 	select {
-	case err = <-followed:
+	case err := <-followed:
+		if err != nil {
+			return errors.Join(err, s.abort(5*time.Second), s.hint())
+		}
 	case <-ctx.Done():
 		s.printer.Break()
-		err = ctx.Err()
+		return errors.Join(ctx.Err(), s.abort(0))
 	}
-	if err == nil {
-		_, err = s.lifeline.WriteString(commit)
-	}
-	if err != nil {
-		return errors.Join(err, s.abort(), s.hint())
+	if _, err := s.lifeline.WriteString(commit); err != nil {
+		return errors.Join(fmt.Errorf("tell the guardian that the cluster is up: %w", err), s.abort(0))
 	}
 	return errors.Join(s.lifeline.Close(), s.lock.Close())
 }
 
-// abort makes the guardian remove everything and waits until it has.
-func (s *start) abort() error {
+// abort makes the guardian remove everything and waits until it has. A box that failed ends by itself: given that time,
+// the guardian sees that it did, and keeps its logs.
+func (s *start) abort(patience time.Duration) error {
 	if s.guardian == nil || s.guardian.Process == nil {
 		if s.lock == nil {
 			return nil
 		}
 		return errors.Join(sweep(s.cluster, state{}, false), s.lock.Close())
 	}
-	closed := s.lifeline.Close()
+	impatient := time.AfterFunc(patience, func() { _ = s.lifeline.Close() })
+	defer impatient.Stop()
 	var failed *exec.ExitError
 	if err := s.guardian.Wait(); err != nil && !errors.As(err, &failed) {
 		return fmt.Errorf("wait for the guardian: %w", err)
 	}
 	if failed == nil {
-		return errors.Join(closed, s.lock.Close())
+		return s.lock.Close()
 	}
 	// It could not do its work, or was killed: do it here. It holds the lock no more, this process does.
 	current, err := readState(s.cluster)

@@ -30,6 +30,9 @@ type Spec struct {
 
 	Entrypoint, Cmd, Env []string
 	User, WorkingDir     string
+
+	// Architecture of the executables, in Go's names; empty for this machine's.
+	Architecture string
 }
 
 // Image is ready to be written.
@@ -173,8 +176,12 @@ func blobPath(digest string) string { return "blobs/" + strings.Replace(digest, 
 
 // describe makes the configuration, the manifest and the index.
 func (i *Image) describe(spec Spec) (err error) {
+	architecture := spec.Architecture
+	if architecture == "" {
+		architecture = runtime.GOARCH
+	}
 	config := map[string]any{
-		"architecture": runtime.GOARCH,
+		"architecture": architecture,
 		"os":           "linux",
 		"config": map[string]any{
 			"Entrypoint": spec.Entrypoint,
