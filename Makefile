@@ -1,21 +1,87 @@
 # Every target is documented by the comment behind it: `make help` prints them.
 .DEFAULT_GOAL := help
-VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo devel)
-# Modules of their own keep the cluster's and the tests' dependencies out of the main one.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+# Name of the cluster that demo, image, kubectl and helm work on.
+NAME ?= demo
+# Arguments of kubectl and helm: make kubectl ARGS="get pods"
+ARGS ?=
+# How long each fuzz target runs.
+FUZZTIME ?= 10s
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+CLUSTER := bin/cluster
+IMAGE := kerf:dev
+
+# Modules of their own keep the dependencies of the cluster, the tests and the tools out of the main one.
 MODULES := $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod)))
 
-.PHONY: help build test lint
+.PHONY: help build test lint fuzz bench cluster image demo demo-down e2e kubectl helm clean
 
 help: ## Print this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build bin/kerf, and the nvidia-smi of simulated GPUs beside it
-	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/kerf ./cmd/kerf
-	CGO_ENABLED=0 go build -trimpath -o bin/kerf-sim-nvidia-smi ./pkg/nvmlsim/nvidia-smi
+build: ## Build bin/kerf, and what goes into its image beside it
+	$(BUILD) -o bin/kerf ./cmd/kerf
+	CGO_ENABLED=0 $(BUILD) -o bin/kerf-sim-nvidia-smi ./pkg/nvmlsim/nvidia-smi
+	CGO_ENABLED=0 $(BUILD) -o bin/nvidia-cdi-hook github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook
 
 test: ## Run all tests that need neither root nor a cluster, with the race detector
-	@set -e; for m in $(MODULES); do echo "== go test $$m"; go -C $$m test -race ./...; done
+	@for m in $(MODULES); do echo "== go test $$m"; go -C $$m test -race ./...; done
 
-lint: ## Check format and vet
-	@out=$$(gofmt -l api cmd pkg test); test -z "$$out" || { echo "not gofmt:"; echo "$$out"; exit 1; }
-	@set -e; for m in $(MODULES); do echo "== go vet $$m"; go -C $$m vet ./...; done
+lint: bin/golangci-lint ## Check format, vet, golangci-lint and the go.mod files
+	@out=$$(gofmt -l api cmd hack pkg test); test -z "$$out" || { echo "not gofmt:"; echo "$$out"; exit 1; }
+	@for m in $(MODULES); do \
+		echo "== vet and golangci-lint $$m"; \
+		go -C $$m vet -tags e2e ./...; \
+		(cd $$m && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); \
+	done
+	@for m in $(MODULES); do echo "== go mod tidy $$m"; go -C $$m mod tidy -diff; done
+
+# Go's build cache tells whether there is anything to do, so this always runs; the same holds for bin/cluster.
+.PHONY: bin/golangci-lint bin/cluster
+bin/golangci-lint:
+	@echo "== building golangci-lint"
+	@go -C hack/tools build -trimpath -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/cluster:
+	@go -C test/cluster build -trimpath -o $(CURDIR)/$@ .
+
+fuzz: ## Run every fuzz target for FUZZTIME (10s)
+	@grep -rl --include='*_test.go' '^func Fuzz' api cmd pkg | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$file"); do \
+			echo "== $$target in $$(dirname "$$file")"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
+		done; \
+	done
+
+bench: ## Run all benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+cluster: bin/cluster ## Start a local Kubernetes called NAME (demo); needs root
+	$(CLUSTER) up --name $(NAME)
+
+image: build bin/cluster ## Make the image kerf:dev and give it to the running cluster NAME
+	$(CLUSTER) image --name $(NAME) --tag $(IMAGE) \
+		bin/kerf:/usr/bin/kerf bin/kerf-sim-nvidia-smi:/usr/bin/kerf-sim-nvidia-smi bin/nvidia-cdi-hook:/usr/bin/nvidia-cdi-hook
+
+demo: build bin/cluster ## Start a cluster with 8 simulated H100, install kerf and run the examples; needs root
+	go run ./hack/demo --cluster $(CLUSTER) --name $(NAME)
+
+demo-down: bin/cluster ## Take the demo's cluster down
+	$(CLUSTER) down --name $(NAME)
+
+e2e: build bin/cluster ## Run the end-to-end tests on clusters of their own; needs root
+	go -C test/cluster test -tags e2e -count=1 -timeout 30m -v ./e2e
+	@if [ -d test/e2e ]; then go -C test/e2e test -tags e2e -count=1 -timeout 45m -v ./...; fi
+
+kubectl: bin/cluster ## Run kubectl ARGS in the cluster NAME
+	@$(CLUSTER) kubectl --name $(NAME) -- $(ARGS)
+
+helm: bin/cluster ## Run helm ARGS in the cluster NAME
+	@$(CLUSTER) helm --name $(NAME) -- $(ARGS)
+
+clean: ## Remove what was built here; the cluster's tools stay in ~/.cache/kerf
+	rm -rf bin dist

@@ -31,7 +31,7 @@ func TestErrorsOfNVML(t *testing.T) {
 		err := failed("saw the board in two", b, ret)
 		require.ErrorIs(t, err, ret)
 		for _, s := range sentinels {
-			require.Equal(t, s == want, errors.Is(err, s), "%v is %v", ret, s)
+			require.Equal(t, s == want, errors.Is(err, s), "%v is %v", ret, s) //nolint:errorlint // which sentinel it is
 		}
 		for _, part := range []string{"saw the board in two", "the GPU with index 3", ret.Error()} {
 			require.ErrorContains(t, err, part)

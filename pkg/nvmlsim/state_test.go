@@ -62,7 +62,7 @@ func FuzzDecode(f *testing.F) {
 			g := &same.GPUs[i]
 			for _, p := range g.table.Profiles {
 				if id, ret := g.createInstance(p.ID, nil); ret == nvml.SUCCESS {
-					g.createCompute(id, computeProfiles(g.table, p)[0].id, nil)
+					_, _ = g.createCompute(id, computeProfiles(g.table, p)[0].id, nil)
 				}
 			}
 		}

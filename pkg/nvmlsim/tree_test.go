@@ -201,7 +201,7 @@ func TestContainerToolkit(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, devices)
 	}
-	all, err := toolkit.GetAllDeviceSpecs()
+	all, err := toolkit.GetDeviceSpecsByID("all")
 	require.NoError(t, err)
 	require.Len(t, all, 3)
 }

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"slices"
 
 	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -76,7 +77,7 @@ func Build(n Node, offers map[string]Offer, conditions []gpu.Condition) (resourc
 		last = &devices[len(devices)-1]
 		last.Devices = append(last.Devices, described...)
 	}
-	all := append(counters, devices...)
+	all := slices.Concat(counters, devices)
 	if len(all) == 0 {
 		// An empty slice says "no GPUs here", no slice says "not known yet".
 		all = []resourceslice.Slice{{}}

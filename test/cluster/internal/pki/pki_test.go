@@ -48,7 +48,7 @@ func TestCertificatesAreGoodForWhatTheyAreFor(t *testing.T) {
 	if _, err := x509.ParseECPrivateKey(block.Bytes); err != nil {
 		t.Errorf("the service accounts' key: %v", err)
 	}
-	if Token() == Token() {
+	if first, second := Token(), Token(); first == second {
 		t.Error("two tokens are the same")
 	}
 }
