@@ -1,0 +1,276 @@
+package chart
+
+import (
+	"bytes"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/dynamic-resource-allocation/cel"
+	"sigs.k8s.io/yaml"
+
+	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/gpu"
+)
+
+const (
+	chartDir    = "../../deployments/helm/kerf"
+	examplesDir = "../../deployments/examples"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// goldens are the values whose rendering is kept, one for each way to install the chart.
+var goldens = map[string]string{
+	"default": "",
+	"simulated": `
+image: {repository: kerf, tag: dev, pullPolicy: Never}
+simulator: {spec: 8xH100-SXM5-80GB}
+nodeConfiguration: {policies: [{timeSlicing: {replicas: 4}}]}
+plugin: {nodeSelectorTerms: []}
+httpPort: 8080
+`,
+	"beside-another-driver": `
+driverName: gpu.kerf.dev
+driverRoot: /run/nvidia/driver
+libraryPath: /usr/lib64/libnvidia-ml.so.1
+deviceClasses: {create: false}
+admissionPolicy: {create: false}
+`,
+}
+
+// render gives the manifests in the order of their files, as helm template does.
+func render(t *testing.T, values string) (string, error) {
+	t.Helper()
+	chart, err := loader.Load(chartDir)
+	require.NoError(t, err)
+	given := map[string]any{}
+	require.NoError(t, yaml.Unmarshal([]byte(values), &given))
+	all, err := util.ToRenderValues(chart, given, common.ReleaseOptions{Name: "kerf", Namespace: "kerf-system", Revision: 1, IsInstall: true}, common.DefaultCapabilities)
+	if err != nil {
+		return "", err
+	}
+	rendered, err := engine.Render(chart, all)
+	require.NoError(t, err)
+	var out strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(rendered)) {
+		if text := strings.TrimSpace(rendered[name]); text != "" && strings.HasSuffix(name, ".yaml") {
+			out.WriteString("---\n# Source: " + name + "\n" + strings.TrimPrefix(text, "---\n") + "\n")
+		}
+	}
+	return out.String(), nil
+}
+
+// decode refuses fields that the API does not have.
+func decode(t *testing.T, manifests string) []runtime.Object {
+	t.Helper()
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	var objects []runtime.Object
+	for _, document := range bytes.Split([]byte("\n"+manifests), []byte("\n---\n")) {
+		if len(bytes.TrimSpace(document)) == 0 {
+			continue
+		}
+		object, _, err := decoder.Decode(document, nil, nil)
+		require.NoError(t, err, "%s", document)
+		objects = append(objects, object)
+	}
+	return objects
+}
+
+func TestGoldens(t *testing.T) {
+	for name, values := range goldens {
+		t.Run(name, func(t *testing.T) {
+			got, err := render(t, values)
+			require.NoError(t, err)
+			decode(t, got)
+			golden := filepath.Join("testdata", name+".yaml")
+			if *update {
+				require.NoError(t, os.MkdirAll("testdata", 0o755))
+				require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err, "run the test with -update to write it")
+			require.Equal(t, string(want), got, "run the test with -update if that is meant")
+		})
+	}
+}
+
+func TestHelmLint(t *testing.T) {
+	result := lint.RunAll(chartDir, nil, "kerf-system")
+	require.Less(t, result.HighestSeverity, support.WarningSev, "%v", result.Messages)
+}
+
+// The schema refuses what is misspelt or impossible, and names the value.
+func TestSchema(t *testing.T) {
+	for values, named := range map[string]string{
+		`imagee: {}`:                             "imagee",
+		`image: {pullPolicy: Sometimes}`:         "pullPolicy",
+		`driverName: GPU`:                        "driverName",
+		`driverRoot: relative`:                   "driverRoot",
+		`httpPort: 70000`:                        "httpPort",
+		`simulator: {spec: "1xA10G,state=/x"}`:   "spec",
+		`deviceClasses: {profiles: ["1g-10gb"]}`: "profiles",
+		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`: "replicas",
+		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:     "mode",
+		`nodeConfiguration: {kind: NodeConfiguration}`:                  "kind",
+	} {
+		_, err := render(t, values)
+		require.ErrorContains(t, err, named, values)
+	}
+}
+
+// What the chart puts into the ConfigMap is what the plugin reads.
+func TestNodeConfiguration(t *testing.T) {
+	manifests, err := render(t, `
+nodeConfiguration:
+  policies:
+  - products: ["NVIDIA H100*"]
+    mig: {mode: keepOn, mediaExtensions: true}
+  - timeSlicing: {replicas: 8}
+`)
+	require.NoError(t, err)
+	for _, object := range decode(t, manifests) {
+		if c, ok := object.(*corev1.ConfigMap); ok {
+			config, err := configv1alpha1.Parse([]byte(c.Data["config.yaml"]))
+			require.NoError(t, err)
+			require.Equal(t, configv1alpha1.MIG{Mode: configv1alpha1.MIGKeepOn, MediaExtensions: true}, config.For("NVIDIA H100 PCIe").MIG)
+			require.Equal(t, 8, config.For("NVIDIA L40S").TimeSlicing.Replicas)
+			return
+		}
+	}
+	t.Fatal("no ConfigMap")
+}
+
+// A class exists for every profile that a board can make, whatever its name, and no other.
+func TestProfilesOfAllBoards(t *testing.T) {
+	want := map[string]bool{}
+	for _, b := range gpu.Boards() {
+		for _, p := range b.Profiles {
+			want["mig-"+strings.ReplaceAll(p.Name, "+", ".")+".gpu.nvidia.com"] = true
+		}
+	}
+	got := map[string]bool{}
+	for name := range classes(t, "") {
+		if strings.HasPrefix(name, "mig-") {
+			got[name] = true
+		}
+	}
+	require.Equal(t, want, got)
+}
+
+// classes compiles the expressions of all device classes.
+func classes(t *testing.T, values string) map[string]cel.CompilationResult {
+	t.Helper()
+	manifests, err := render(t, values)
+	require.NoError(t, err)
+	all := map[string]cel.CompilationResult{}
+	for _, object := range decode(t, manifests) {
+		if c, ok := object.(*resourceapi.DeviceClass); ok {
+			require.Len(t, c.Spec.Selectors, 1)
+			result := cel.GetCompiler(cel.Features{}).CompileCELExpression(c.Spec.Selectors[0].CEL.Expression, cel.Options{})
+			require.Nil(t, result.Error, c.Name)
+			all[c.Name] = result
+		}
+	}
+	return all
+}
+
+// Every class selects its devices, and ends in no error on any other: an error ends the allocation of whoever asks.
+func TestClassesSelect(t *testing.T) {
+	text := func(s string) resourceapi.DeviceAttribute { return resourceapi.DeviceAttribute{StringValue: &s} }
+	type attributes = map[resourceapi.QualifiedName]resourceapi.DeviceAttribute
+	mig := func(profile string) attributes {
+		return attributes{"gpu.nvidia.com/type": text("mig"), "gpu.nvidia.com/profile": text(profile)}
+	}
+	devices := map[string]cel.Device{
+		"whole":      {Driver: "gpu.nvidia.com", Attributes: attributes{"gpu.nvidia.com/type": text("gpu")}},
+		"replica":    {Driver: "gpu.nvidia.com", Attributes: attributes{"gpu.nvidia.com/type": text("timeslice")}},
+		"1g.10gb":    {Driver: "gpu.nvidia.com", Attributes: mig("1g.10gb")},
+		"1g.10gb+me": {Driver: "gpu.nvidia.com", Attributes: mig("1g.10gb+me")},
+		"renamed":    {Driver: "gpu.kerf.dev", Attributes: mig("1g.10gb")},
+		"stranger":   {Driver: "nic.example.com", Attributes: attributes{"nic.example.com/speed": text("fast")}},
+	}
+	selected := func(class cel.CompilationResult) []string {
+		var names []string
+		for name, device := range devices {
+			matches, _, err := class.DeviceMatches(t.Context(), device)
+			require.NoError(t, err, name)
+			if matches {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	all := classes(t, "")
+	require.Equal(t, []string{"whole"}, selected(all["gpu.nvidia.com"]))
+	require.Equal(t, []string{"1g.10gb", "1g.10gb+me"}, selected(all["mig.nvidia.com"]))
+	require.Equal(t, []string{"replica"}, selected(all["timeslice.gpu.nvidia.com"]))
+	require.Equal(t, []string{"1g.10gb"}, selected(all["mig-1g.10gb.gpu.nvidia.com"]))
+	require.Equal(t, []string{"1g.10gb+me"}, selected(all["mig-1g.10gb.me.gpu.nvidia.com"]))
+	require.Empty(t, selected(all["mig-7g.80gb.gpu.nvidia.com"]))
+	require.Equal(t, []string{"renamed"}, selected(classes(t, "driverName: gpu.kerf.dev")["mig.nvidia.com"]))
+}
+
+// The examples are valid, name classes that the chart makes, and run what the local cluster has.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(examplesDir, "*.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	known := classes(t, "")
+	names := map[string]string{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.True(t, bytes.HasPrefix(data, []byte("# ")), "%s: the first comment says what to expect", file)
+		for _, object := range decode(t, string(data)) {
+			var devices resourceapi.DeviceClaim
+			var pod corev1.PodSpec
+			var name string
+			switch o := object.(type) {
+			case *resourceapi.ResourceClaimTemplate:
+				name, devices = o.Name, o.Spec.Spec.Devices
+			case *resourceapi.ResourceClaim:
+				name, devices = o.Name, o.Spec.Devices
+			case *corev1.Pod:
+				name, pod = o.Name, o.Spec
+			case *appsv1.Deployment:
+				name, pod = o.Name, o.Spec.Template.Spec
+			default:
+				t.Fatalf("%s: a %T", file, object)
+			}
+			key := object.GetObjectKind().GroupVersionKind().Kind + "/" + name
+			require.NotContains(t, names, key, "also in %s: all examples can be applied at once", names[key])
+			names[key] = file
+			for _, r := range devices.Requests {
+				if r.Exactly != nil {
+					require.Contains(t, known, r.Exactly.DeviceClassName, file)
+				}
+				for _, alternative := range r.FirstAvailable {
+					require.Contains(t, known, alternative.DeviceClassName, file)
+				}
+			}
+			for _, c := range pod.Containers {
+				require.Equal(t, "workload:v1", c.Image, file)
+				require.NotEmpty(t, c.Resources.Claims, file)
+			}
+		}
+	}
+}
