@@ -12,6 +12,9 @@ FUZZTIME ?= 10s
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 BUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# go-nvml finds NVML's symbols when they are called; where the linker binds all symbols at the start by default, the
+# program would not start.
+BUILD_CGO := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) "-extldflags=-Wl,-z,lazy"'
 CLUSTER := bin/cluster
 IMAGE := kerf:dev
 
@@ -24,9 +27,9 @@ help: ## Print this help
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build bin/kerf, and what goes into its image beside it
-	$(BUILD) -o bin/kerf ./cmd/kerf
+	$(BUILD_CGO) -o bin/kerf ./cmd/kerf
 	CGO_ENABLED=0 $(BUILD) -o bin/kerf-sim-nvidia-smi ./pkg/nvmlsim/nvidia-smi
-	CGO_ENABLED=0 $(BUILD) -o bin/nvidia-cdi-hook github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook
+	$(BUILD_CGO) -o bin/nvidia-cdi-hook github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook
 
 test: ## Run all tests that need neither root nor a cluster, with the race detector
 	@for m in $(MODULES); do echo "== go test $$m"; go -C $$m test -race ./...; done

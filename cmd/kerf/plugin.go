@@ -10,9 +10,13 @@ import (
 	"time"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/klog/v2"
@@ -21,7 +25,6 @@ import (
 	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
 	"github.com/kerf-project/kerf/pkg/cdispec"
 	"github.com/kerf-project/kerf/pkg/claims"
-	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
 	"github.com/kerf-project/kerf/pkg/nvml"
 	"github.com/kerf-project/kerf/pkg/nvmlsim"
@@ -33,34 +36,36 @@ import (
 const recoverEvery = time.Minute
 
 type pluginFlags struct {
-	nvml, config, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath string
-	kubeletPluginsDir, kubeletRegistryDir, nodeName, driverName, kubeconfig       string
+	nvml, config, stateDir, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath       string
+	kubeletPluginsDir, kubeletRegistryDir, nodeName, driverName, kubeconfig, httpEndpoint, version string
 }
 
 func newPluginCommand() *cobra.Command {
-	f := pluginFlags{}
+	f := pluginFlags{version: version}
 	cmd := &cobra.Command{
 		Use:   "plugin",
 		Short: "Serve the kubelet on a GPU node",
 		Example: `  kerf plugin --node-name=$NODE_NAME
-  kerf plugin --node-name=$NODE_NAME --nvml=sim:8xH100-SXM5-80GB,state=/var/lib/kerf-sim`,
+  kerf plugin --node-name=$NODE_NAME --nvml=sim:8xH100-SXM5-80GB,state=/run/kerf-sim`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runPlugin(cmd.Context(), f) },
 	}
 	s := cmd.Flags()
-	s.StringVar(&f.nvml, "nvml", "real", "where the GPUs are: real[:path of libnvidia-ml.so.1], or sim:<boards>,state=<directory> for simulated ones")
+	s.StringVar(&f.nvml, "nvml", "real", "where the GPUs are: real[:path of libnvidia-ml.so.1; default: looked for below --driver-root], or sim:<boards>,state=<directory> for simulated ones")
 	s.StringVar(&f.config, "config", "", "file with the NodeConfiguration; empty offers every board with the defaults")
+	s.StringVar(&f.stateDir, "state-dir", "/var/lib/kerf", "directory of what outlives a reboot: what was published last")
 	s.StringVar(&f.runDir, "run-dir", "/run/kerf", "directory of the journal, on a tmpfs")
 	s.StringVar(&f.hostRoot, "host-root", "/", "where the host's /proc and /dev are seen")
 	s.StringVar(&f.driverRoot, "driver-root", "/", "where the NVIDIA driver's files are seen")
 	s.StringVar(&f.hostDriverRoot, "host-driver-root", "", "the same directory as the host names it; empty: as --driver-root")
 	s.StringVar(&f.cdiRoot, "cdi-root", kubeletplugin.DefaultCDIDir, "directory of the CDI specs")
-	s.StringVar(&f.hookPath, "cdi-hook", "", "nvidia-cdi-hook as the host names it; empty writes no hooks")
+	s.StringVar(&f.hookPath, "cdi-hook", "", "nvidia-cdi-hook, which is copied to where the host finds it; empty writes no hooks")
 	s.StringVar(&f.kubeletPluginsDir, "kubelet-plugins-dir", kubeletplugin.KubeletPluginsDir, "the kubelet's directory of plugins")
 	s.StringVar(&f.kubeletRegistryDir, "kubelet-registry-dir", kubeletplugin.KubeletRegistryDir, "the kubelet's directory of registration sockets")
-	s.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of the node")
+	s.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of the node; default from NODE_NAME")
 	s.StringVar(&f.driverName, "driver-name", pool.DefaultDriver, "name of the DRA driver")
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
+	s.StringVar(&f.httpEndpoint, "http-endpoint", ":8080", "address of /metrics, /healthz and /readyz; empty serves none")
 	return cmd
 }
 
@@ -76,20 +81,30 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if err != nil {
 		return err
 	}
-	rest, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	client, err := newClient(f.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("access to the API server: %w", err)
 	}
-	client, err := kubernetes.NewForConfig(rest)
-	if err != nil {
-		return fmt.Errorf("access to the API server: %w", err)
+	pluginDir := filepath.Join(f.kubeletPluginsDir, f.driverName)
+	for _, dir := range []string{pluginDir, f.stateDir} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return fmt.Errorf("make a directory: %w", err)
+		}
 	}
+	if f.hookPath != "" {
+		if f.hookPath, err = cdispec.InstallHook(f.hookPath, pluginDir); err != nil {
+			return err
+		}
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics := plugin.NewMetrics(registry, f.version)
 
 	lib, extraMounts, err := openLibrary(&f)
 	if err != nil {
 		return err
 	}
-	adapter := nvml.New(lib, nvml.WithHostRoot(f.hostRoot))
+	adapter := nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithObserver(metrics.Call))
 	if err := adapter.Open(ctx); err != nil {
 		return err
 	}
@@ -98,11 +113,6 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 			logger.Error(err, "NVML did not shut down")
 		}
 	}()
-	found, err := adapter.Node(ctx)
-	if err != nil {
-		return fmt.Errorf("look at the GPUs: %w", err)
-	}
-
 	records, err := journal.Open(f.runDir)
 	if err != nil {
 		return err
@@ -114,25 +124,20 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if err != nil {
 		return err
 	}
-	engine := claims.New(adapter, records, writer)
+	engine := claims.New(adapter, metrics.Locks(records), writer)
 	if err := engine.Recover(ctx); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
-	foreign, err := foreignInstances(found.GPUs, records)
-	if err != nil {
+	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
+	publisher := plugin.NewPublisher(ctx, node, adapter, records, plugin.ListAllocations(client, node), config, f.stateDir)
+	if err := publisher.Look(ctx); err != nil {
 		return err
 	}
-	node := pool.Node{Name: f.nodeName, Driver: f.driverName, Node: found}
-	resources, err := plugin.Resources(node, config, foreign)
-	if err != nil {
+	if err := plugin.CountInstances(registry, records, publisher.Foreign); err != nil {
 		return err
 	}
 
-	pluginDir := filepath.Join(f.kubeletPluginsDir, f.driverName)
-	if err := os.MkdirAll(pluginDir, 0o750); err != nil {
-		return fmt.Errorf("make the plugin's directory: %w", err)
-	}
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(engine, node, fatal),
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(metrics.Engine(engine), node, publisher, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
 		kubeletplugin.Serialize(false))
@@ -140,20 +145,51 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		return fmt.Errorf("serve the kubelet: %w", err)
 	}
 	defer helper.Stop()
-	if err := helper.PublishResources(ctx, resources); err != nil {
-		return fmt.Errorf("publish the node's pool: %w", err)
-	}
-	logger.Info("Serving", "node", f.nodeName, "driver", f.driverName, "gpus", len(found.GPUs))
+	logger.Info("Serving", "version", f.version, "node", f.nodeName, "driver", f.driverName)
 
-	wait.UntilWithContext(ctx, func(ctx context.Context) {
-		if err := engine.Recover(ctx); err != nil {
-			logger.Error(err, "Leftovers could not be cleaned up; it is tried again")
-		}
-	}, recoverEvery)
-	if parent.Err() != nil {
-		return nil // Asked to stop.
+	ready := &plugin.Ready{Client: client, Node: node, Resources: publisher.Resources, Registered: func() bool {
+		status := helper.RegistrationStatus()
+		return status != nil && status.PluginRegistered
+	}}
+	var work errgroup.Group
+	run := func(part func() error) {
+		work.Go(func() error {
+			err := part()
+			fatal(err) // One part that ends ends all.
+			return err
+		})
+	}
+	run(func() error { return publisher.Run(ctx, helper.PublishResources) })
+	run(func() error {
+		_ = wait.PollUntilContextCancel(ctx, recoverEvery, false, func(ctx context.Context) (bool, error) {
+			if err := engine.Recover(ctx); err != nil {
+				logger.Error(err, "Leftovers could not be cleaned up; it is tried again")
+			}
+			return false, nil
+		})
+		return nil
+	})
+	if f.httpEndpoint != "" {
+		socket := filepath.Join(f.kubeletRegistryDir, f.driverName+"-reg.sock")
+		run(func() error { return plugin.Serve(ctx, f.httpEndpoint, registry, plugin.Reachable(socket), ready.Check) })
+	}
+	if err := work.Wait(); err != nil || parent.Err() != nil {
+		return err // nil: asked to stop.
 	}
 	return context.Cause(ctx)
+}
+
+// newClient uses the pod's own access where no file is named.
+func newClient(kubeconfig string) (kubernetes.Interface, error) {
+	read := rest.InClusterConfig
+	if kubeconfig != "" {
+		read = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
+	}
+	config, err := read()
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
 }
 
 func readConfig(path string) (*configv1alpha1.NodeConfiguration, error) {
@@ -173,18 +209,18 @@ func readConfig(path string) (*configv1alpha1.NodeConfiguration, error) {
 
 // openLibrary returns the real NVML or a simulated one, which brings a host of its own.
 func openLibrary(f *pluginFlags) (gonvml.Interface, []specs.Mount, error) {
-	kind, rest, _ := strings.Cut(f.nvml, ":")
+	kind, argument, _ := strings.Cut(f.nvml, ":")
 	switch kind {
 	case "real":
 		if f.hostDriverRoot == "" {
 			f.hostDriverRoot = f.driverRoot
 		}
-		if rest != "" {
-			return gonvml.New(gonvml.WithLibraryPath(rest)), nil, nil
+		if argument == "" {
+			argument = nvml.LibraryPath(f.driverRoot)
 		}
-		return gonvml.New(), nil, nil
+		return gonvml.New(gonvml.WithLibraryPath(argument)), nil, nil
 	case "sim":
-		spec, err := nvmlsim.Parse(rest)
+		spec, err := nvmlsim.Parse(argument)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -196,20 +232,4 @@ func openLibrary(f *pluginFlags) (gonvml.Interface, []specs.Mount, error) {
 		return simulated.Interface(), simulated.ExtraMounts(f.hostDriverRoot), nil
 	}
 	return nil, nil, fmt.Errorf("--nvml=%s: expected real[:path] or sim:<boards>,state=<directory>", f.nvml)
-}
-
-// foreignInstances are those that kerf has no record of, by GPU.
-func foreignInstances(gpus []gpu.GPU, records *journal.Journal) (map[string][]gpu.Instance, error) {
-	foreign := map[string][]gpu.Instance{}
-	for _, g := range gpus {
-		for _, i := range g.Instances {
-			_, err := records.Instance(i)
-			if errors.Is(err, journal.ErrNotFound) {
-				foreign[g.UUID] = append(foreign[g.UUID], i)
-			} else if err != nil {
-				return nil, err
-			}
-		}
-	}
-	return foreign, nil
 }

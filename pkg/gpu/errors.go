@@ -1,6 +1,9 @@
 package gpu
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // What can be wrong with a request to the hardware, whatever library made it.
 // Errors of the adapter wrap one of these; callers use errors.Is.
@@ -20,3 +23,36 @@ var (
 	// ErrDeadline: the driver did not answer in time. The call goes on and can still have its effect.
 	ErrDeadline = errors.New("the driver did not answer in time")
 )
+
+// ReadError is what one board answered instead of its state.
+type ReadError struct {
+	// Index is NVML's index. UUID is empty where the board never told it.
+	Index int
+	UUID  string
+	Err   error
+}
+
+func (e ReadError) Error() string { return e.Err.Error() }
+
+func (e ReadError) Unwrap() error { return e.Err }
+
+// ReadErrors are the boards of a node that could not be read. The Node that
+// comes with them is good for all others.
+type ReadErrors []ReadError
+
+func (e ReadErrors) Error() string {
+	texts := make([]string, len(e))
+	for i, one := range e {
+		texts[i] = one.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap makes errors.Is and errors.As see every board's error.
+func (e ReadErrors) Unwrap() []error {
+	all := make([]error, len(e))
+	for i, one := range e {
+		all[i] = one
+	}
+	return all
+}

@@ -105,7 +105,7 @@ func TestHangingBoard(t *testing.T) {
 	_, err = a.CreateGPUInstance(t.Context(), well, "1g.10gb", gpu.Placement{Start: 0, Size: 1})
 	require.NoError(t, err)
 	node, err := a.Node(context.Background())
-	var bad GPUErrors
+	var bad gpu.ReadErrors
 	require.ErrorAs(t, err, &bad)
 	require.Len(t, bad, 1)
 	require.Equal(t, sick, bad[0].UUID)

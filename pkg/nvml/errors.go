@@ -3,7 +3,6 @@ package nvml
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -52,39 +51,6 @@ func failed(op string, b *board, ret nvml.Return) error {
 		return fmt.Errorf("%s on %s: %w (NVML: %w)", op, b, k, ret)
 	}
 	return fmt.Errorf("%s on %s: NVML: %w", op, b, ret)
-}
-
-// GPUError is what one board answered instead of its state.
-type GPUError struct {
-	// Index is NVML's index. UUID is empty where the board never told it.
-	Index int
-	UUID  string
-	Err   error
-}
-
-func (e GPUError) Error() string { return e.Err.Error() }
-
-func (e GPUError) Unwrap() error { return e.Err }
-
-// GPUErrors are the boards that Node could not read. The node that comes with
-// them is good for all others.
-type GPUErrors []GPUError
-
-func (e GPUErrors) Error() string {
-	texts := make([]string, len(e))
-	for i, one := range e {
-		texts[i] = one.Error()
-	}
-	return strings.Join(texts, "; ")
-}
-
-// Unwrap makes errors.Is and errors.As see every board's error.
-func (e GPUErrors) Unwrap() []error {
-	all := make([]error, len(e))
-	for i, one := range e {
-		all[i] = one
-	}
-	return all
 }
 
 // questions asks a board several things and keeps the first refusal.

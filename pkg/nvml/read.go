@@ -16,7 +16,7 @@ import (
 )
 
 // Node reads all boards at once. Where some could not be read, the error is a
-// GPUErrors and the node is still good: such a board appears as it was when last
+// gpu.ReadErrors and the node is still good: such a board appears as it was when last
 // read, and is absent only if it never was. It waits for the slowest board, so
 // ctx should have a deadline.
 func (a *Adapter) Node(ctx context.Context) (gpu.Node, error) {
@@ -30,13 +30,13 @@ func (a *Adapter) Node(ctx context.Context) (gpu.Node, error) {
 	}
 	reads.Wait()
 
-	var bad GPUErrors
+	var bad gpu.ReadErrors
 	for i, b := range boards {
 		if errs[i] == nil {
 			node.GPUs = append(node.GPUs, found[i])
 			continue
 		}
-		bad = append(bad, GPUError{Index: b.index, UUID: b.id(), Err: errs[i]})
+		bad = append(bad, gpu.ReadError{Index: b.index, UUID: b.id(), Err: errs[i]})
 		if g := b.last.Load(); g != nil {
 			node.GPUs = append(node.GPUs, *g)
 		}

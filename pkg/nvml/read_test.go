@@ -80,7 +80,7 @@ func TestLostBoard(t *testing.T) {
 
 	node, err := a.Node(t.Context())
 	require.Equal(t, before, node)
-	var bad GPUErrors
+	var bad gpu.ReadErrors
 	require.ErrorAs(t, err, &bad)
 	require.Len(t, bad, 1)
 	require.Equal(t, lost, bad[0].UUID)

@@ -20,7 +20,6 @@ import (
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 	"k8s.io/klog/v2"
 
-	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
 	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/pool"
@@ -35,12 +34,18 @@ type Engine interface {
 	Unprepare(ctx context.Context, uid string) error
 }
 
+// Pool is what the driver asks about the node's devices. See Publisher.
+type Pool interface {
+	Device(name string) (gpu.Device, bool)
+	Resources() resourceslice.DriverResources
+	Released()
+}
+
 // Driver answers the kubelet.
 type Driver struct {
 	engine Engine
 	node   pool.Node
-	// devices are all that the node could offer, by published name.
-	devices map[string]gpu.Device
+	pool   Pool
 	// fatal ends the process: it is called with errors that trying again does not mend.
 	fatal context.CancelCauseFunc
 }
@@ -48,18 +53,8 @@ type Driver struct {
 var _ kubeletplugin.DRAPlugin = &Driver{}
 
 // NewDriver makes the driver of a node.
-func NewDriver(engine Engine, node pool.Node, fatal context.CancelCauseFunc) *Driver {
-	return &Driver{engine: engine, node: node, devices: gpu.Catalogue(node.GPUs), fatal: fatal}
-}
-
-// Resources is what the node publishes: its GPUs by their policies. The foreign
-// instances are those that kerf has no record of.
-func Resources(node pool.Node, config *configv1alpha1.NodeConfiguration, foreign map[string][]gpu.Instance) (resourceslice.DriverResources, error) {
-	offers := make(map[string]pool.Offer, len(node.GPUs))
-	for _, g := range node.GPUs {
-		offers[g.UUID] = pool.Desired(g, config.For(g.ProductName), foreign[g.UUID])
-	}
-	return pool.Build(node, offers, nil)
+func NewDriver(engine Engine, node pool.Node, published Pool, fatal context.CancelCauseFunc) *Driver {
+	return &Driver{engine: engine, node: node, pool: published, fatal: fatal}
 }
 
 // PrepareResourceClaims prepares the claims of a pod side by side. Each has its own result.
@@ -83,7 +78,7 @@ func (d *Driver) prepare(ctx context.Context, c *resourceapi.ResourceClaim) kube
 		logger.Error(err, "Claim not prepared")
 		return kubeletplugin.PrepareResult{Err: fmt.Errorf("prepare claim %s/%s: %w", c.Namespace, c.Name, err)}
 	}
-	wanted, err := request(c, d.node.Driver, d.node.Name, d.devices)
+	wanted, err := request(c, d.node.Driver, d.node.Name, d.pool.Device)
 	if err != nil {
 		return fail(err)
 	}
@@ -123,6 +118,7 @@ func (d *Driver) UnprepareResourceClaims(ctx context.Context, all []kubeletplugi
 				errs[i] = err
 				return
 			}
+			d.pool.Released()
 			logger.Info("Claim released")
 		})
 	}
@@ -144,16 +140,23 @@ func (d *Driver) HandleError(ctx context.Context, err error, msg string) {
 	}
 }
 
-// WatchHealthStatus tells the kubelet that all devices are healthy, again and again.
+// WatchHealthStatus tells the kubelet which devices are healthy, again and again: those
+// whose users are not sent away.
 func (d *Driver) WatchHealthStatus(ctx context.Context, reports chan<- kubeletplugin.DeviceHealthReport) error {
 	ticker := time.NewTicker(healthInterval)
 	defer ticker.Stop()
 	for {
 		report := kubeletplugin.DeviceHealthReport{}
-		for name := range d.devices {
-			report.Devices = append(report.Devices, kubeletplugin.DeviceHealth{
-				PoolName: d.node.Name, DeviceName: name, Health: kubeletplugin.HealthStatusHealthy, LastUpdated: time.Now(),
-			})
+		for _, s := range d.pool.Resources().Pools[d.node.Name].Slices {
+			for _, device := range s.Devices {
+				health := kubeletplugin.DeviceHealth{PoolName: d.node.Name, DeviceName: device.Name, Health: kubeletplugin.HealthStatusHealthy, LastUpdated: time.Now()}
+				for _, taint := range device.Taints {
+					if taint.Effect == resourceapi.DeviceTaintEffectNoExecute {
+						health.Health, health.Message = kubeletplugin.HealthStatusUnhealthy, taint.Key
+					}
+				}
+				report.Devices = append(report.Devices, health)
+			}
 		}
 		select {
 		case <-ctx.Done():

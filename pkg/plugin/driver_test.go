@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
+	"k8s.io/dynamic-resource-allocation/resourceslice"
 
 	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
@@ -34,14 +35,31 @@ func (e *fakeEngine) Prepare(_ context.Context, c claims.Claim) ([]claims.Prepar
 
 func (e *fakeEngine) Unprepare(context.Context, string) error { return e.err }
 
+// catalogue is a pool of which no more than the names of its devices is known.
+type catalogue map[string]gpu.Device
+
+func (c catalogue) Device(name string) (gpu.Device, bool) {
+	d, ok := c[name]
+	return d, ok
+}
+
+func (catalogue) Resources() resourceslice.DriverResources {
+	tainted := resourceapi.Device{Name: "lost", Taints: []resourceapi.DeviceTaint{{Key: "gpu.kerf.dev/GPULost", Effect: resourceapi.DeviceTaintEffectNoExecute}}}
+	return resourceslice.DriverResources{Pools: map[string]resourceslice.Pool{"node": {Slices: []resourceslice.Slice{
+		{Devices: []resourceapi.Device{{Name: mig}, tainted}},
+	}}}}
+}
+
+func (catalogue) Released() {}
+
 const mig = "gpu-3f2a91c4-mig-1g10gb-6"
 
 func driver(t *testing.T, e plugin.Engine) *plugin.Driver {
 	t.Helper()
 	b, err := gpu.BoardByName("H100-SXM5-80GB")
 	require.NoError(t, err)
-	node := pool.Node{Name: "node", Driver: pool.DefaultDriver, Node: gpu.Node{GPUs: []gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}}}}
-	return plugin.NewDriver(e, node, func(error) {})
+	node := pool.Node{Name: "node", Driver: pool.DefaultDriver}
+	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), func(error) {})
 }
 
 func claim(change func(*resourceapi.DeviceAllocationResult)) *resourceapi.ResourceClaim {
@@ -120,7 +138,11 @@ func TestHealthEndsWithItsContext(t *testing.T) {
 	reports := make(chan kubeletplugin.DeviceHealthReport, 1)
 	done := make(chan error)
 	go func() { done <- driver(t, &fakeEngine{}).WatchHealthStatus(ctx, reports) }()
-	require.NotEmpty(t, (<-reports).Devices)
+	var health []kubeletplugin.HealthStatus
+	for _, d := range (<-reports).Devices {
+		health = append(health, d.Health)
+	}
+	require.Equal(t, []kubeletplugin.HealthStatus{kubeletplugin.HealthStatusHealthy, kubeletplugin.HealthStatusUnhealthy}, health)
 	cancel()
 	require.NoError(t, <-done)
 }

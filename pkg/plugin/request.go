@@ -13,9 +13,8 @@ import (
 )
 
 // request reads what this driver and node have to prepare out of an allocated
-// claim. The catalogue names the node's devices. An error names what is wrong
-// with the claim, and nothing has been touched.
-func request(c *resourceapi.ResourceClaim, driver, pool string, catalogue map[string]gpu.Device) (claims.Claim, error) {
+// claim. An error names what is wrong with the claim, and nothing has been touched.
+func request(c *resourceapi.ResourceClaim, driver, pool string, find func(name string) (gpu.Device, bool)) (claims.Claim, error) {
 	wanted := claims.Claim{UID: string(c.UID), Namespace: c.Namespace, Name: c.Name}
 	if c.Status.Allocation == nil {
 		return wanted, errors.New("the claim is not allocated")
@@ -31,7 +30,7 @@ func request(c *resourceapi.ResourceClaim, driver, pool string, catalogue map[st
 		if r.AdminAccess != nil && *r.AdminAccess {
 			return wanted, fmt.Errorf("request %s: admin access to device %s is not supported", r.Request, r.Device)
 		}
-		device, ok := catalogue[r.Device]
+		device, ok := find(r.Device)
 		if !ok {
 			return wanted, fmt.Errorf("request %s: this node has no device %s: was its GPU removed?", r.Request, r.Device)
 		}

@@ -1,0 +1,291 @@
+package plugin_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/dynamic-resource-allocation/resourceslice"
+
+	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/journal"
+	"github.com/kerf-project/kerf/pkg/plugin"
+	"github.com/kerf-project/kerf/pkg/pool"
+)
+
+const (
+	firstGPU  = "GPU-11111111-1"
+	secondGPU = "GPU-22222222-2"
+)
+
+// world is a node with an API server, all in memory.
+type world struct {
+	t         *testing.T
+	node      gpu.Node
+	readErr   error
+	claims    []*journal.Claim
+	instances [][]*journal.Instance // what each reading of the records finds; the last one stays
+	allocated []string
+	apiErr    error
+	asked     int
+	config    *configv1alpha1.NodeConfiguration
+	stateDir  string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	b, err := gpu.BoardByName("H100-SXM5-80GB")
+	require.NoError(t, err)
+	w := &world{t: t, stateDir: t.TempDir(), node: gpu.Node{DriverVersion: "580.95.05", CUDADriverVersion: gpu.Version{Major: 13}}}
+	for i, uuid := range []string{firstGPU, secondGPU} {
+		w.node.GPUs = append(w.node.GPUs, gpu.GPU{
+			UUID: uuid, Index: i, ProductName: "NVIDIA H100 80GB HBM3", PCIBusID: "0000:18:00.0", NUMANode: -1,
+			MemoryBytes: 80 << 30, MIG: gpu.MIGMode{Capable: true}, Profiles: b.Profiles,
+		})
+	}
+	return w
+}
+
+func (w *world) Node(context.Context) (gpu.Node, error) { return w.node, w.readErr }
+func (w *world) Claims() ([]*journal.Claim, error)      { return w.claims, nil }
+func (w *world) Instances() ([]*journal.Instance, error) {
+	if len(w.instances) == 0 {
+		return nil, nil
+	}
+	now := w.instances[0]
+	if len(w.instances) > 1 {
+		w.instances = w.instances[1:]
+	}
+	return now, nil
+}
+
+// start is what a new process does; the state directory stays.
+func (w *world) start() *plugin.Publisher {
+	w.t.Helper()
+	allocations := func(context.Context) ([]string, error) {
+		w.asked++
+		return w.allocated, w.apiErr
+	}
+	p := plugin.NewPublisher(w.t.Context(), pool.Node{Name: "node", Driver: pool.DefaultDriver}, w, w, allocations, w.config, w.stateDir)
+	require.NoError(w.t, p.Look(w.t.Context()))
+	return p
+}
+
+func (w *world) share(replicas int) {
+	w.config = &configv1alpha1.NodeConfiguration{Policies: []configv1alpha1.Policy{{TimeSlicing: configv1alpha1.TimeSlicing{Replicas: replicas}}}}
+}
+
+// use records a claim for a device.
+func (w *world) use(d gpu.Device) {
+	w.claims = append(w.claims, &journal.Claim{UID: "uid", State: journal.ClaimPrepared, Devices: []journal.ClaimDevice{{Device: d}}})
+}
+
+func published(p *plugin.Publisher) map[string]resourceapi.Device {
+	all := map[string]resourceapi.Device{}
+	for _, s := range p.Resources().Pools["node"].Slices {
+		for _, d := range s.Devices {
+			all[d.Name] = d
+		}
+	}
+	return all
+}
+
+func replicas(p *plugin.Publisher) []string {
+	var names []string
+	for name := range published(p) {
+		if strings.Contains(name, "timeslice") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func replica(n int) gpu.Device {
+	return gpu.Device{Type: gpu.TypeTimeSlice, GPU: firstGPU, Replica: n}
+}
+
+func TestWhatIsInUseStaysPublished(t *testing.T) {
+	for name, use := range map[string]func(*world){
+		"by a record":                         func(w *world) { w.use(replica(2)) },
+		"by a claim that is not prepared yet": func(w *world) { w.allocated = []string{"gpu-11111111-timeslice-2", "gpu-elsewhere"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.share(3)
+			require.Len(t, replicas(w.start()), 6)
+
+			use(w)
+			w.share(0)
+			p := w.start()
+			require.Equal(t, []string{"gpu-11111111-timeslice-2"}, replicas(p))
+
+			// The next look still has it, and so has another process.
+			require.NoError(t, p.Look(t.Context()))
+			require.Len(t, replicas(p), 1)
+			require.Len(t, replicas(w.start()), 1)
+
+			w.claims, w.allocated = nil, nil
+			require.NoError(t, p.Look(t.Context()))
+			require.Empty(t, replicas(p))
+		})
+	}
+}
+
+func TestNothingIsWithdrawnWhileTheAPIIsAway(t *testing.T) {
+	w := newWorld(t)
+	w.share(2)
+	w.start()
+	w.share(0)
+	w.apiErr = errors.New("connection refused")
+	p := w.start()
+	require.Len(t, replicas(p), 4)
+	w.apiErr = nil
+	require.NoError(t, p.Look(t.Context()))
+	require.Empty(t, replicas(p))
+}
+
+func TestTheAPIIsAskedOnlyWhenItMatters(t *testing.T) {
+	w := newWorld(t)
+	p := w.start()
+	require.Equal(t, 1, w.asked)
+	require.NoError(t, p.Look(t.Context()))
+	require.Equal(t, 1, w.asked)
+}
+
+func TestReleaseEndsTheWait(t *testing.T) {
+	w := newWorld(t)
+	w.share(1)
+	w.start()
+	w.use(replica(0))
+	w.share(0)
+	p := w.start()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := make(chan int)
+	done := make(chan error)
+	go func() {
+		done <- p.Run(ctx, func(_ context.Context, r resourceslice.DriverResources) error {
+			n := 0
+			for _, s := range r.Pools["node"].Slices {
+				for _, d := range s.Devices {
+					if strings.Contains(d.Name, "timeslice") {
+						n++
+					}
+				}
+			}
+			seen <- n
+			return nil
+		})
+	}()
+	require.Equal(t, 1, <-seen)
+	w.claims = nil
+	p.Released()
+	require.Zero(t, <-seen)
+	cancel()
+	require.NoError(t, <-done)
+}
+
+func TestALostGPUIsTaintedAndKeepsItsDevices(t *testing.T) {
+	w := newWorld(t)
+	p := w.start()
+	before := published(p)
+	w.readErr = gpu.ReadErrors{{Index: 0, UUID: firstGPU, Err: gpu.ErrLost}}
+	require.NoError(t, p.Look(t.Context()))
+	after := published(p)
+	require.Len(t, after, len(before))
+	taint := after["gpu-11111111"].Taints[0]
+	require.Equal(t, "gpu.kerf.dev/GPULost", taint.Key)
+	require.Equal(t, resourceapi.DeviceTaintEffectNoExecute, taint.Effect)
+	require.Equal(t, taint, after["gpu-11111111-mig-1g10gb-0"].Taints[0])
+	require.Empty(t, after["gpu-22222222"].Taints)
+
+	// A restart does not make the trouble younger, and its end ends it.
+	require.Equal(t, taint, published(w.start())["gpu-11111111"].Taints[0])
+	w.readErr = nil
+	require.NoError(t, p.Look(t.Context()))
+	require.Empty(t, published(p)["gpu-11111111"].Taints)
+
+	w.readErr = gpu.ReadErrors{{Index: 0, UUID: firstGPU, Err: gpu.ErrDeadline}}
+	require.NoError(t, p.Look(t.Context()))
+	require.Equal(t, "gpu.kerf.dev/GPUUnresponsive", published(p)["gpu-11111111"].Taints[0].Key)
+}
+
+func TestAGPUThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	all := w.node.GPUs
+	w.node.GPUs = all[1:]
+
+	// A board that does not say who it is may be the missing one.
+	w.readErr = gpu.ReadErrors{{Index: 0, Err: gpu.ErrLost}}
+	require.Contains(t, published(w.start()), "gpu-11111111")
+	w.readErr = nil
+
+	w.use(gpu.Device{Type: gpu.TypeGPU, GPU: firstGPU})
+	p := w.start()
+	require.Equal(t, "gpu.kerf.dev/GPULost", published(p)["gpu-11111111"].Taints[0].Key)
+	d, ok := p.Device("gpu-11111111")
+	require.True(t, ok)
+	require.Equal(t, firstGPU, d.GPU)
+
+	w.claims = nil
+	require.NoError(t, p.Look(t.Context()))
+	require.NotContains(t, published(p), "gpu-11111111")
+
+	w.node.GPUs = all
+	require.NoError(t, p.Look(t.Context()))
+	require.Contains(t, published(p), "gpu-11111111")
+}
+
+func TestForeignInstances(t *testing.T) {
+	instance := gpu.Instance{GPU: firstGPU, Profile: "3g.40gb", Placement: gpu.Placement{Start: 4, Size: 4}, ID: 1}
+	record := []*journal.Instance{{State: journal.InstanceClaimed, Instance: instance}}
+	for name, c := range map[string]struct {
+		records [][]*journal.Instance
+		foreign int
+	}{
+		"without a record":                   {nil, 1},
+		"ours":                               {[][]*journal.Instance{record}, 0},
+		"destroyed while we looked":          {[][]*journal.Instance{record, nil}, 0},
+		"created while we looked":            {[][]*journal.Instance{nil, record}, 0},
+		"another's record at the same place": {[][]*journal.Instance{{{Instance: gpu.Instance{GPU: secondGPU, Profile: "3g.40gb", Placement: instance.Placement}}}}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.node.GPUs[0].Instances = []gpu.Instance{instance}
+			w.instances = c.records
+			p := w.start()
+			require.Equal(t, c.foreign, p.Foreign())
+			_, whole := published(p)["gpu-11111111"]
+			require.Equal(t, c.foreign == 0, whole, "a whole GPU beside a foreign instance")
+		})
+	}
+}
+
+func TestAnInventoryThatCannotBeReadIsNoReasonToStop(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(w.stateDir, "inventory.json")
+	for _, text := range []string{"", "{", `{"version":99}`} {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		require.Contains(t, published(w.start()), "gpu-11111111")
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Contains(t, string(data), firstGPU)
+	}
+}
+
+func TestALookThatFailsLeavesAllAsItWas(t *testing.T) {
+	w := newWorld(t)
+	p := w.start()
+	w.readErr = errors.New("NVML is gone")
+	require.ErrorContains(t, p.Look(t.Context()), "NVML is gone")
+	require.Contains(t, published(p), "gpu-11111111")
+}

@@ -1,0 +1,146 @@
+package plugin_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/dynamic-resource-allocation/resourceslice"
+
+	"github.com/kerf-project/kerf/pkg/claims"
+	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/journal"
+	"github.com/kerf-project/kerf/pkg/plugin"
+	"github.com/kerf-project/kerf/pkg/pool"
+)
+
+// Bounds of waiting for another goroutine; nothing is said about speed.
+const (
+	waitLong = time.Minute
+	waitStep = 5 * time.Millisecond
+)
+
+func TestReadyWhenRegisteredAndPublished(t *testing.T) {
+	client := fake.NewClientset()
+	registered := false
+	want := resourceslice.Pool{Slices: []resourceslice.Slice{{}, {Devices: []resourceapi.Device{{Name: "a"}}}}}
+	ready := &plugin.Ready{
+		Client: client, Node: pool.Node{Name: "node", Driver: pool.DefaultDriver},
+		Registered: func() bool { return registered },
+		Resources: func() resourceslice.DriverResources {
+			return resourceslice.DriverResources{Pools: map[string]resourceslice.Pool{"node": want}}
+		},
+	}
+	publish := func(generation int64, device string) {
+		s := &resourceapi.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%d-%s", generation, device)}}
+		s.Spec.Pool.Generation = generation
+		if device != "" {
+			s.Spec.Devices = []resourceapi.Device{{Name: device}}
+		}
+		_, err := client.ResourceV1().ResourceSlices().Create(t.Context(), s, metav1.CreateOptions{})
+		require.NoError(t, err)
+	}
+	require.ErrorContains(t, ready.Check(t.Context()), "registered")
+	registered = true
+	publish(1, "a")
+	require.ErrorContains(t, ready.Check(t.Context()), "1 of the pool's 2 slices")
+	publish(2, "")
+	publish(2, "b")
+	require.ErrorContains(t, ready.Check(t.Context()), "device a is not published")
+	publish(3, "")
+	publish(3, "a")
+	require.NoError(t, ready.Check(t.Context()))
+
+	// It has been ready: an API server without the slices is not its fault.
+	require.NoError(t, client.ResourceV1().ResourceSlices().Delete(t.Context(), "3-a", metav1.DeleteOptions{}))
+	require.NoError(t, ready.Check(t.Context()))
+	registered = false
+	require.Error(t, ready.Check(t.Context()))
+}
+
+func TestListAllocations(t *testing.T) {
+	result := func(driver, pool, device string) resourceapi.DeviceRequestAllocationResult {
+		return resourceapi.DeviceRequestAllocationResult{Driver: driver, Pool: pool, Device: device}
+	}
+	allocated := &resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "allocated"}}
+	allocated.Status.Allocation = &resourceapi.AllocationResult{Devices: resourceapi.DeviceAllocationResult{Results: []resourceapi.DeviceRequestAllocationResult{
+		result(pool.DefaultDriver, "node", "ours"), result(pool.DefaultDriver, "other", "a"), result("nic", "node", "b"),
+	}}}
+	pending := &resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pending"}}
+	names, err := plugin.ListAllocations(fake.NewClientset(allocated, pending), pool.Node{Name: "node", Driver: pool.DefaultDriver})(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"ours"}, names)
+}
+
+func TestServe(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := listener.Addr().String()
+	require.NoError(t, listener.Close())
+	registry := prometheus.NewRegistry()
+	metrics := plugin.NewMetrics(registry, "v1")
+	require.NoError(t, plugin.CountInstances(registry, newWorld(t), func() int { return 2 }))
+
+	engine := metrics.Engine(&fakeEngine{})
+	_, err = engine.Prepare(t.Context(), claims.Claim{})
+	require.NoError(t, err)
+	require.Error(t, metrics.Engine(&fakeEngine{err: errors.New("broken")}).Unprepare(t.Context(), "uid"))
+	j, err := journal.Open(t.TempDir())
+	require.NoError(t, err)
+	unlock, err := metrics.Locks(j).LockGPUs(t.Context(), "GPU-1")
+	require.NoError(t, err)
+	unlock()
+	metrics.Call("create the GPU instance", "GPU-1", 0, gpu.ErrLost)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- plugin.Serve(ctx, address, registry,
+			plugin.Reachable(filepath.Join(t.TempDir(), "none.sock")), func(context.Context) error { return nil })
+	}()
+	get := func(path string) (int, string) {
+		var code int
+		var body []byte
+		require.Eventually(t, func() bool {
+			response, err := http.Get("http://" + address + path)
+			if err != nil {
+				return false
+			}
+			defer func() { _ = response.Body.Close() }()
+			code = response.StatusCode
+			body, err = io.ReadAll(response.Body)
+			return err == nil
+		}, waitLong, waitStep)
+		return code, string(body)
+	}
+	code, _ := get("/readyz")
+	require.Equal(t, http.StatusOK, code)
+	code, body := get("/healthz")
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	require.Contains(t, body, "none.sock")
+	_, body = get("/metrics")
+	for _, line := range []string{
+		`kerf_build_info{version="v1"} 1`,
+		`kerf_claim_operation_duration_seconds_count{operation="prepare",result="success"} 1`,
+		`kerf_claim_operation_duration_seconds_count{operation="unprepare",result="failure"} 1`,
+		`kerf_lock_wait_seconds_count{lock="gpu"} 1`,
+		`kerf_nvml_call_duration_seconds_count{operation="create the GPU instance",result="failure"} 1`,
+		`kerf_instances{state="claimed"} 0`,
+		`kerf_instances{state="foreign"} 2`,
+	} {
+		require.Contains(t, body, line+"\n")
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
