@@ -7,14 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -32,11 +30,8 @@ import (
 	"github.com/kerf-project/kerf/pkg/pool"
 )
 
-// recoverEvery is how often leftovers are looked for while the plugin runs.
-const recoverEvery = time.Minute
-
 type pluginFlags struct {
-	nvml, config, stateDir, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath       string
+	nvml, config, stateDir, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath        string
 	kubeletPluginsDir, kubeletRegistryDir, nodeName, driverName, kubeconfig, httpEndpoint, version string
 }
 
@@ -124,12 +119,13 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if err != nil {
 		return err
 	}
-	engine := claims.New(adapter, metrics.Locks(records), writer)
+	engine := claims.New(adapter, metrics.Locks(records), writer, noIdle)
 	if err := engine.Recover(ctx); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
 	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
-	publisher := plugin.NewPublisher(ctx, node, adapter, records, plugin.ListAllocations(client, node), config, f.stateDir)
+	server := plugin.Server{Client: client, Node: node}
+	publisher := plugin.NewPublisher(ctx, node, adapter, records, server, config, f.stateDir)
 	if err := publisher.Look(ctx); err != nil {
 		return err
 	}
@@ -147,10 +143,13 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	defer helper.Stop()
 	logger.Info("Serving", "version", f.version, "node", f.nodeName, "driver", f.driverName)
 
-	ready := &plugin.Ready{Client: client, Node: node, Resources: publisher.Resources, Registered: func() bool {
-		status := helper.RegistrationStatus()
-		return status != nil && status.PluginRegistered
-	}}
+	ready := &plugin.Ready{
+		Registered: func() bool {
+			status := helper.RegistrationStatus()
+			return status != nil && status.PluginRegistered
+		},
+		Published: func(ctx context.Context) error { return server.Complete(ctx, publisher.Resources().Pools[node.Name]) },
+	}
 	var work errgroup.Group
 	run := func(part func() error) {
 		work.Go(func() error {
@@ -161,17 +160,14 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	run(func() error { return publisher.Run(ctx, helper.PublishResources) })
 	run(func() error {
-		_ = wait.PollUntilContextCancel(ctx, recoverEvery, false, func(ctx context.Context) (bool, error) {
-			if err := engine.Recover(ctx); err != nil {
-				logger.Error(err, "Leftovers could not be cleaned up; it is tried again")
-			}
-			return false, nil
-		})
+		plugin.Recover(ctx, engine.Recover, records, publisher.Wake)
 		return nil
 	})
 	if f.httpEndpoint != "" {
 		socket := filepath.Join(f.kubeletRegistryDir, f.driverName+"-reg.sock")
-		run(func() error { return plugin.Serve(ctx, f.httpEndpoint, registry, plugin.Reachable(socket), ready.Check) })
+		run(func() error {
+			return plugin.Serve(ctx, f.httpEndpoint, registry, plugin.Reachable(socket), ready.Check)
+		})
 	}
 	if err := work.Wait(); err != nil || parent.Err() != nil {
 		return err // nil: asked to stop.
@@ -232,4 +228,9 @@ func openLibrary(f *pluginFlags) (gonvml.Interface, []specs.Mount, error) {
 		return simulated.Interface(), simulated.ExtraMounts(f.hostDriverRoot), nil
 	}
 	return nil, nil, fmt.Errorf("--nvml=%s: expected real[:path] or sim:<boards>,state=<directory>", f.nvml)
+}
+
+func noIdle(string) configv1alpha1.IdleInstances {
+	n := 0
+	return configv1alpha1.IdleInstances{MaxPerGPU: &n}
 }

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/nvidia-container-toolkit/pkg/nvcdi"
 	"github.com/NVIDIA/nvidia-container-toolkit/pkg/nvcdi/transform/root"
 	"k8s.io/klog/v2"
@@ -21,7 +22,7 @@ import (
 // container adds nothing of its own.
 func (w *Writer) common(ctx context.Context) (specs.ContainerEdits, error) {
 	return w.once(ctx, "the common edits", func() (specs.ContainerEdits, error) {
-		toolkit, err := w.toolkit()
+		toolkit, err := w.toolkit(w.options.Lib)
 		if err != nil {
 			return specs.ContainerEdits{}, err
 		}
@@ -63,7 +64,7 @@ func (w *Writer) device(ctx context.Context, d Device) (specs.ContainerEdits, er
 func (w *Writer) whole(ctx context.Context, g gpu.GPU) (specs.ContainerEdits, error) {
 	// With the minor in the key, a board whose minor has changed is looked at anew.
 	return w.once(ctx, fmt.Sprintf("the edits of %s with minor %d", g.UUID, g.Minor), func() (specs.ContainerEdits, error) {
-		toolkit, err := w.toolkit()
+		toolkit, err := w.toolkit(byBusID{w.options.Lib, g})
 		if err != nil {
 			return specs.ContainerEdits{}, err
 		}
@@ -119,12 +120,12 @@ func (w *Writer) instanceNodes(d Device) ([]*specs.DeviceNode, error) {
 	return nodes, nil
 }
 
-func (w *Writer) toolkit() (nvcdi.Interface, error) {
+func (w *Writer) toolkit(lib nvml.Interface) (nvcdi.Interface, error) {
 	o := w.options
 	options := []nvcdi.Option{
 		nvcdi.WithLogger(toolkitLog{o.Logger}),
 		nvcdi.WithMode(nvcdi.ModeNvml),
-		nvcdi.WithNvmlLib(o.Lib),
+		nvcdi.WithNvmlLib(lib),
 		nvcdi.WithDriverRoot(o.DriverRoot),
 		nvcdi.WithDevRoot(o.HostRoot),
 		nvcdi.WithNVIDIACDIHookPath(o.HookPath),
@@ -140,6 +141,34 @@ func (w *Writer) toolkit() (nvcdi.Interface, error) {
 		return nil, fmt.Errorf("NVIDIA container toolkit: %w", err)
 	}
 	return toolkit, nil
+}
+
+// byBusID is a library in which one board is found by its UUID at its place on
+// the bus. NVML's own search asks one board after the other and fails at the
+// first that is lost, though it is not the one that is looked for, and nvcdi
+// knows a board by nothing but its UUID.
+type byBusID struct {
+	nvml.Interface
+	board gpu.GPU
+}
+
+// DeviceGetHandleByUUID finds the board, and nothing else.
+func (l byBusID) DeviceGetHandleByUUID(uuid string) (nvml.Device, nvml.Return) {
+	if uuid != l.board.UUID {
+		return nil, nvml.ERROR_NOT_FOUND
+	}
+	d, ret := l.DeviceGetHandleByPciBusId(l.board.PCIBusID)
+	if ret != nvml.SUCCESS {
+		return nil, ret
+	}
+	switch found, ret := d.GetUUID(); {
+	case ret != nvml.SUCCESS:
+		return nil, ret
+	case found != uuid:
+		// Boards were swapped since it was read.
+		return nil, nvml.ERROR_NOT_FOUND
+	}
+	return d, nvml.SUCCESS
 }
 
 // boardNode matches the node of some board.

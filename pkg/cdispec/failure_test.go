@@ -21,7 +21,8 @@ func TestRefusals(t *testing.T) {
 	split.Instance.Compute[0].Whole = false
 	missing := mig(board0, "r", at(4), 9)
 	missing.Instance = nil
-	unknown := whole(gpu.GPU{UUID: "GPU-cccccccc"}, "r")
+	unknown := whole(gpu.GPU{UUID: "GPU-cccccccc", PCIBusID: "ffff:03:00.0"}, "r")
+	swapped := whole(gpu.GPU{UUID: "GPU-dddddddd", PCIBusID: board0.PCIBusID}, "r")
 	beyond := mig(board0, "r", at(4), 15)
 
 	noUVM := func(o *Options) {
@@ -41,13 +42,14 @@ func TestRefusals(t *testing.T) {
 		"no compute instance":     {noCompute, nil, []string{"0 compute instances"}},
 		"partial compute":         {split, nil, []string{"spans it"}},
 		"unknown board":           {unknown, nil, []string{"GPU-cccccccc"}},
+		"another board there":     {swapped, nil, []string{"GPU-dddddddd"}},
 		"no driver files":         {whole(board0, "r"), func(o *Options) { o.DriverRoot = t.TempDir() }, []string{"driver's files"}},
 		"unified memory unloaded": {whole(board0, "r"), noUVM, []string{"nvidia-uvm", "modprobe"}},
 		"no /proc/devices":        {whole(board0, "r"), func(o *Options) { o.HostRoot = t.TempDir() }, []string{"proc/devices"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWriter(t, test.change)
-			_, err := w.Write(t.Context(), claim, []Device{test.device})
+			_, err := w.Write(t.Context(), claim, "note", []Device{test.device})
 			for _, part := range append(test.want, claim) {
 				require.ErrorContains(t, err, part)
 			}
@@ -62,7 +64,7 @@ func TestInvalidate(t *testing.T) {
 	asked := 0
 	w := newWriter(t, func(o *Options) { o.Lib = library(func(string) { asked++ }) })
 	write := func(g gpu.GPU) specs.Spec {
-		_, err := w.Write(t.Context(), claim, []Device{whole(g, "r")})
+		_, err := w.Write(t.Context(), claim, "note", []Device{whole(g, "r")})
 		require.NoError(t, err)
 		return read(t, w, claim)
 	}
@@ -99,11 +101,11 @@ func TestHangingBoard(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	refused := make(chan error, 1)
 	go func() {
-		_, err := w.Write(ctx, "hanging", []Device{whole(board0, "r")})
+		_, err := w.Write(ctx, "hanging", "note", []Device{whole(board0, "r")})
 		refused <- err
 	}()
 	<-hangs
-	_, err := w.Write(t.Context(), "other", []Device{whole(board1, "r"), mig(board0, "m", at(0), 1)})
+	_, err := w.Write(t.Context(), "other", "note", []Device{whole(board1, "r"), mig(board0, "m", at(0), 1)})
 	require.NoError(t, err)
 	cause := errors.New("the kubelet has given up")
 	cancel(cause)
@@ -111,6 +113,6 @@ func TestHangingBoard(t *testing.T) {
 	require.ErrorIs(t, err, gpu.ErrDeadline)
 	require.ErrorIs(t, err, cause)
 	close(release)
-	_, err = w.Write(t.Context(), "hanging", []Device{whole(board0, "r")})
+	_, err = w.Write(t.Context(), "hanging", "note", []Device{whole(board0, "r")})
 	require.NoError(t, err)
 }

@@ -39,6 +39,9 @@ import (
 	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
+// noteAnnotation is the key under which a spec file keeps its note.
+const noteAnnotation = "gpu.kerf.dev/claim"
+
 // The CDI kind of all devices is Vendor/Class.
 const (
 	Vendor = "kerf.dev"
@@ -83,7 +86,7 @@ type Device struct {
 	Name string
 	// Request is the name of the claim's request that it was allocated for.
 	Request string
-	// GPU is the board as it was last read: UUID and Minor count.
+	// GPU is the board as it was last read: UUID, PCIBusID and Minor count.
 	GPU gpu.GPU
 	// Device is what was allocated.
 	Device gpu.Device
@@ -134,10 +137,18 @@ func (w *Writer) IDs(claimUID string, devices []Device) map[string]string {
 func deviceName(claimUID, device string) string { return claimUID + "-" + device }
 
 // Write writes or replaces the spec file of a claim, all at once, and returns the
-// CDI ids. The devices must have been verified on the hardware just before. It
-// waits for the driver no longer than ctx allows.
-func (w *Writer) Write(ctx context.Context, claimUID string, devices []Device) (map[string]string, error) {
+// CDI ids. The devices must have been verified on the hardware just before. The
+// note is kept in the file for Note. Write waits for the driver no longer than ctx
+// allows.
+func (w *Writer) Write(ctx context.Context, claimUID, note string, devices []Device) (map[string]string, error) {
 	spec, err := w.spec(ctx, claimUID, devices)
+	if err == nil {
+		if note != "" {
+			spec.Annotations = map[string]string{noteAnnotation: note}
+		}
+		// As old a version as will do, for the sake of old runtimes.
+		spec.Version, err = specs.MinimumRequiredVersion(spec)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("CDI spec of claim %s: %w", claimUID, err)
 	}
@@ -175,9 +186,16 @@ func (w *Writer) spec(ctx context.Context, claimUID string, devices []Device) (*
 		at[d.Name] = len(spec.Devices)
 		spec.Devices = append(spec.Devices, specs.Device{Name: deviceName(claimUID, d.Name), ContainerEdits: edits})
 	}
-	// As old a version as will do, for the sake of old runtimes.
-	spec.Version, err = specs.MinimumRequiredVersion(spec)
-	return spec, err
+	return spec, nil
+}
+
+// Note returns what Write was given to keep in the claim's spec file.
+func (w *Writer) Note(claimUID string) (string, error) {
+	spec, err := cdi.ReadSpec(w.path(claimUID), 0)
+	if err != nil {
+		return "", fmt.Errorf("CDI spec of claim %s: %w", claimUID, err)
+	}
+	return spec.Annotations[noteAnnotation], nil
 }
 
 // Remove removes the spec file of a claim. That there is none is no error.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,8 +29,8 @@ const claim = "3f0c9d52-6c1e-4a55-8f57-2b9b6f0c7e11"
 
 // The two boards of the tests. Their minors are crossed with their indices, as they can be.
 var (
-	board0 = gpu.GPU{UUID: "GPU-aaaaaaaa-0000-4000-8000-000000000000", Index: 0, Minor: 1}
-	board1 = gpu.GPU{UUID: "GPU-bbbbbbbb-0000-4000-8000-000000000001", Index: 1, Minor: 0}
+	board0 = gpu.GPU{UUID: "GPU-aaaaaaaa-0000-4000-8000-000000000000", Index: 0, Minor: 1, PCIBusID: "ffff:01:00.0"}
+	board1 = gpu.GPU{UUID: "GPU-bbbbbbbb-0000-4000-8000-000000000001", Index: 1, Minor: 0, PCIBusID: "ffff:02:00.0"}
 )
 
 // library answers what the toolkit asks about the two boards.
@@ -54,10 +55,10 @@ func library(ask func(uuid string)) nvml.Interface {
 		InitFunc:                   func() nvml.Return { return nvml.SUCCESS },
 		ShutdownFunc:               func() nvml.Return { return nvml.SUCCESS },
 		SystemGetDriverVersionFunc: func() (string, nvml.Return) { return "580.95.05", nvml.SUCCESS },
-		DeviceGetHandleByUUIDFunc: func(uuid string) (nvml.Device, nvml.Return) {
-			ask(uuid)
+		DeviceGetHandleByPciBusIdFunc: func(id string) (nvml.Device, nvml.Return) {
 			for _, g := range []gpu.GPU{board0, board1} {
-				if g.UUID == uuid {
+				if g.PCIBusID == id {
+					ask(g.UUID)
 					return device(g), nvml.SUCCESS
 				}
 			}
@@ -132,7 +133,7 @@ func TestGolden(t *testing.T) {
 	for name, devices := range shapes {
 		t.Run(name, func(t *testing.T) {
 			w := newWriter(t, nil)
-			ids, err := w.Write(t.Context(), claim, devices)
+			ids, err := w.Write(t.Context(), claim, "note", devices)
 			require.NoError(t, err)
 			require.Equal(t, w.IDs(claim, devices), ids)
 
@@ -155,7 +156,7 @@ func TestInjection(t *testing.T) {
 	for name, devices := range shapes {
 		t.Run(name, func(t *testing.T) {
 			w := newWriter(t, nil)
-			ids, err := w.Write(t.Context(), claim, devices)
+			ids, err := w.Write(t.Context(), claim, "note", devices)
 			require.NoError(t, err)
 			runtime, err := cdi.NewCache(cdi.WithSpecDirs(w.options.CDIRoot), cdi.WithAutoRefresh(false))
 			require.NoError(t, err)
@@ -203,7 +204,7 @@ func TestInjection(t *testing.T) {
 
 func TestNoMemoryLimitHookOnMIG(t *testing.T) {
 	w := newWriter(t, nil)
-	_, err := w.Write(t.Context(), claim, []Device{whole(board1, "big"), mig(board0, "small", at(0), 11)})
+	_, err := w.Write(t.Context(), claim, "note", []Device{whole(board1, "big"), mig(board0, "small", at(0), 11)})
 	require.NoError(t, err)
 	spec := read(t, w, claim)
 	require.Empty(t, spec.Devices[1].ContainerEdits.Hooks)
@@ -218,7 +219,7 @@ func TestNoMemoryLimitHookOnMIG(t *testing.T) {
 func TestHooksCanBeLeftOut(t *testing.T) {
 	hooks := func(change func(*Options)) string {
 		w := newWriter(t, change)
-		_, err := w.Write(t.Context(), claim, []Device{whole(board0, "gpu")})
+		_, err := w.Write(t.Context(), claim, "note", []Device{whole(board0, "gpu")})
 		require.NoError(t, err)
 		spec := read(t, w, claim)
 		text, err := json.Marshal(append(spec.ContainerEdits.Hooks, spec.Devices[0].ContainerEdits.Hooks...))
@@ -235,15 +236,26 @@ func TestHooksCanBeLeftOut(t *testing.T) {
 func TestVersion(t *testing.T) {
 	w := newWriter(t, nil)
 	for uid, version := range map[string]string{"3-starts-with-a-digit": "0.5.0", "a-starts-with-a-letter": "0.3.0"} {
-		_, err := w.Write(t.Context(), uid, []Device{mig(board0, "r", at(0), 1)})
+		_, err := w.Write(t.Context(), uid, "", []Device{mig(board0, "r", at(0), 1)})
 		require.NoError(t, err)
 		require.Equal(t, version, read(t, w, uid).Version)
 	}
 }
 
+func TestNote(t *testing.T) {
+	w := newWriter(t, nil)
+	_, err := w.Note(claim)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	_, err = w.Write(t.Context(), claim, `{"a": "note"}`, []Device{mig(board0, "r", at(0), 1)})
+	require.NoError(t, err)
+	note, err := w.Note(claim)
+	require.NoError(t, err)
+	require.Equal(t, `{"a": "note"}`, note)
+}
+
 func TestOneDeviceForTwoRequests(t *testing.T) {
 	w := newWriter(t, nil)
-	ids, err := w.Write(t.Context(), claim, []Device{whole(board0, "work"), whole(board0, "watch")})
+	ids, err := w.Write(t.Context(), claim, "note", []Device{whole(board0, "work"), whole(board0, "watch")})
 	require.NoError(t, err)
 	require.Len(t, ids, 1)
 	spec := read(t, w, claim)
@@ -262,7 +274,7 @@ func TestRemoveListExists(t *testing.T) {
 	require.NoError(t, w.Remove(claim), "there is not even a directory")
 
 	for _, uid := range []string{"one", "two"} {
-		_, err = w.Write(t.Context(), uid, []Device{mig(board0, "r", at(0), 1)})
+		_, err = w.Write(t.Context(), uid, "note", []Device{mig(board0, "r", at(0), 1)})
 		require.NoError(t, err)
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(w.options.CDIRoot, "nvidia.com-gpu.json"), []byte("{}"), 0o644))
@@ -300,7 +312,7 @@ func TestLeftoversOfACrash(t *testing.T) {
 	uids, err := w.Claims()
 	require.NoError(t, err)
 	require.Empty(t, uids, "an unfinished file is no claim's")
-	_, err = w.Write(t.Context(), claim, []Device{mig(board0, "r", at(0), 1)})
+	_, err = w.Write(t.Context(), claim, "note", []Device{mig(board0, "r", at(0), 1)})
 	require.NoError(t, err)
 	require.NoFileExists(t, old)
 	require.FileExists(t, fresh, "somebody may be writing it")
@@ -313,7 +325,7 @@ func TestManyClaimsAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for n := range 8 {
 		all.Go(func() {
-			_, err := w.Write(t.Context(), fmt.Sprint("claim-", n), []Device{replica(board0, fmt.Sprint("r", n), n), mig(board1, "m", at(n), n)})
+			_, err := w.Write(t.Context(), fmt.Sprint("claim-", n), "note", []Device{replica(board0, fmt.Sprint("r", n), n), mig(board1, "m", at(n), n)})
 			assert.NoError(t, err)
 		})
 	}
@@ -337,7 +349,7 @@ func BenchmarkWrite(b *testing.B) {
 			devices := []Device{whole(board1, "big"), mig(board0, "small", at(0), 11)}
 			for b.Loop() {
 				prepare(w)
-				if _, err := w.Write(b.Context(), claim, devices); err != nil {
+				if _, err := w.Write(b.Context(), claim, "note", devices); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -194,6 +194,34 @@ func TestCollisionsNameTheHolder(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A GPU has one set of media engines: whoever has it keeps others from it at every placement.
+func TestMediaEnginesCollideAnywhere(t *testing.T) {
+	refused := func(t *testing.T, w *world, holder string) {
+		t.Helper()
+		_, err := w.engine(t).Prepare(t.Context(), claim("late", mig("GPU-a", "1g.10gb+me", 2, 1)))
+		var collision *claims.CollisionError
+		require.ErrorAs(t, err, &collision)
+		require.ErrorContains(t, err, holder)
+		require.ErrorContains(t, err, "media engines")
+		for name, d := range map[string]gpu.Device{"plain": mig("GPU-a", "1g.10gb", 2, 1), "other GPU": mig("GPU-b", "1g.10gb+me", 2, 1)} {
+			_, err = w.engine(t).Prepare(t.Context(), claim(name, d))
+			require.NoError(t, err, name)
+		}
+	}
+	t.Run("claim", func(t *testing.T) {
+		w := newWorld(t)
+		_, err := w.engine(t).Prepare(t.Context(), claim("holder", mig("GPU-a", "1g.10gb+me", 6, 1)))
+		require.NoError(t, err)
+		refused(t, w, "team/holder")
+	})
+	t.Run("foreign instance", func(t *testing.T) {
+		w := newWorld(t)
+		w.boards["GPU-a"].MIG.Current = true
+		w.boards["GPU-a"].Instances = []gpu.Instance{{GPU: "GPU-a", Profile: "1g.10gb+me", Placement: gpu.Placement{Start: 6, Size: 1}, ID: 77}}
+		refused(t, w, "foreign 1g.10gb+me")
+	})
+}
+
 func TestForeignInstancesAreUsedAndNeverDestroyed(t *testing.T) {
 	w := newWorld(t)
 	w.boards["GPU-a"].MIG.Current = true

@@ -18,8 +18,13 @@ import (
 	"github.com/kerf-project/kerf/pkg/journal"
 )
 
-// undoTimeout bounds what a call still does after it has failed or was cancelled.
-const undoTimeout = 20 * time.Second
+const (
+	// undoTimeout bounds what a call still does after it has failed or was cancelled.
+	undoTimeout = 10 * time.Second
+	// recoverTimeout bounds what recovery waits for one claim or board, so that
+	// a driver that does not answer for a board keeps nobody from the others.
+	recoverTimeout = 20 * time.Second
+)
 
 // Hardware is what the engine asks of the boards. Errors wrap those of package
 // gpu. A destroy verifies the whole identity first and destroys nothing else.
@@ -52,8 +57,9 @@ type Journal interface {
 
 // Specs writes what the container runtime reads. See package cdispec.
 type Specs interface {
-	Write(ctx context.Context, claimUID string, devices []cdispec.Device) (map[string]string, error)
-	IDs(claimUID string, devices []cdispec.Device) map[string]string
+	// Write keeps the note in the spec, and Note returns it, or an error that is fs.ErrNotExist.
+	Write(ctx context.Context, claimUID, note string, devices []cdispec.Device) (map[string]string, error)
+	Note(claimUID string) (string, error)
 	Exists(claimUID string) (bool, error)
 	Remove(claimUID string) error
 	Claims() ([]string, error)
@@ -65,12 +71,13 @@ type Engine struct {
 	hardware Hardware
 	journal  Journal
 	specs    Specs
+	policy   Policy
 	now      func() time.Time
 }
 
 // New makes an engine. It touches nothing.
-func New(hardware Hardware, j Journal, specs Specs) *Engine {
-	return &Engine{hardware: hardware, journal: j, specs: specs, now: time.Now}
+func New(hardware Hardware, j Journal, specs Specs, policy Policy) *Engine {
+	return &Engine{hardware: hardware, journal: j, specs: specs, policy: policy, now: time.Now}
 }
 
 // Claim is a claim with the devices of this driver and node that it was allocated.
@@ -92,10 +99,20 @@ type CollisionError struct {
 	Wanted gpu.Device
 	// Holder names what is in the way: a claim or a foreign instance.
 	Holder string
+	// Foreign is true where it is an instance that kerf did not make: no claim's end will make room.
+	Foreign bool
 }
 
 func (e *CollisionError) Error() string {
 	return fmt.Sprintf("%s is not free: %s is in the way", e.Wanted, e.Holder)
+}
+
+// collision is the error for a device that collides with another, which the holder's text names.
+func collision(wanted, held gpu.Device, holder string) *CollisionError {
+	if !wanted.Overlaps(held) {
+		holder += ", which has the GPU's only media engines,"
+	}
+	return &CollisionError{Wanted: wanted, Holder: holder}
 }
 
 // gpusOf are the UUIDs of the GPUs that a claim's devices are on.
@@ -144,12 +161,4 @@ func (e *Engine) specDevices(ctx context.Context, devices []journal.ClaimDevice)
 		all[i] = cdispec.Device{Name: d.Name, Request: d.Request, GPU: board, Device: d.Device, Instance: d.Instance}
 	}
 	return all, nil
-}
-
-func prepared(devices []journal.ClaimDevice, ids map[string]string) []Prepared {
-	all := make([]Prepared, len(devices))
-	for i, d := range devices {
-		all[i] = Prepared{ClaimDevice: d, CDI: ids[d.Name]}
-	}
-	return all
 }

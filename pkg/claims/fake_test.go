@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
 	"github.com/kerf-project/kerf/pkg/cdispec"
 	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
@@ -24,6 +26,8 @@ type world struct {
 	boards map[string]*gpu.GPU
 	holder map[string][]gpu.Process
 	specs  map[string][]cdispec.Device
+	notes  map[string]string
+	idle   configv1alpha1.IdleInstances
 	nextID int
 	dir    string
 
@@ -38,7 +42,8 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	h100, err := gpu.BoardByName("H100-SXM5-80GB")
 	require.NoError(t, err)
-	w := &world{boards: map[string]*gpu.GPU{}, holder: map[string][]gpu.Process{}, specs: map[string][]cdispec.Device{}, dir: t.TempDir(), failAt: -1}
+	w := &world{boards: map[string]*gpu.GPU{}, holder: map[string][]gpu.Process{}, specs: map[string][]cdispec.Device{}, notes: map[string]string{}, dir: t.TempDir(), failAt: -1}
+	w.idle.MaxPerGPU = new(int)
 	for _, uuid := range []string{"GPU-a", "GPU-b"} {
 		w.boards[uuid] = &gpu.GPU{UUID: uuid, MIG: gpu.MIGMode{Capable: true}, Profiles: h100.Profiles}
 	}
@@ -50,7 +55,7 @@ func (w *world) engine(t *testing.T) *claims.Engine {
 	t.Helper()
 	j, err := journal.Open(w.dir)
 	require.NoError(t, err)
-	return claims.New(w, stepJournal{j, w}, fakeSpecs{w})
+	return claims.New(w, stepJournal{j, w}, fakeSpecs{w}, func(string) configv1alpha1.IdleInstances { return w.idle })
 }
 
 func (w *world) step(name string, effect func() error) error {
@@ -97,7 +102,7 @@ func (w *world) CreateGPUInstance(_ context.Context, uuid, profile string, at gp
 		if !b.MIG.Current {
 			return gpu.ErrNotSupported
 		}
-		if _, ok := gpu.Fits(at, b.Instances); !ok {
+		if _, taken := b.Blocker(gpu.Device{Type: gpu.TypeMIG, GPU: uuid, Profile: profile, Placement: at}); taken {
 			return gpu.ErrInsufficientResources
 		}
 		w.nextID++
@@ -183,8 +188,8 @@ func (j stepJournal) DeleteInstance(at gpu.Instance) error {
 
 type fakeSpecs struct{ w *world }
 
-func (s fakeSpecs) Write(_ context.Context, uid string, devices []cdispec.Device) (map[string]string, error) {
-	err := s.w.step("WriteSpec", func() error { s.w.specs[uid] = devices; return nil })
+func (s fakeSpecs) Write(_ context.Context, uid, note string, devices []cdispec.Device) (map[string]string, error) {
+	err := s.w.step("WriteSpec", func() error { s.w.specs[uid], s.w.notes[uid] = devices, note; return nil })
 	return s.IDs(uid, devices), err
 }
 
@@ -194,6 +199,13 @@ func (s fakeSpecs) IDs(uid string, devices []cdispec.Device) map[string]string {
 		ids[d.Name] = "kerf.dev/claim=" + uid + "-" + d.Name
 	}
 	return ids
+}
+
+func (s fakeSpecs) Note(uid string) (string, error) {
+	if _, ok := s.w.specs[uid]; !ok {
+		return "", fs.ErrNotExist
+	}
+	return s.w.notes[uid], nil
 }
 
 func (s fakeSpecs) Exists(uid string) (bool, error) { _, ok := s.w.specs[uid]; return ok, nil }

@@ -2,6 +2,7 @@ package claims
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,13 +32,12 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 	}
 	defer unlockGPUs()
 
-	record, err := e.journal.Claim(c.UID)
-	var corrupt *journal.CorruptError
+	record, err := e.record(c.UID)
 	switch {
-	case errors.Is(err, journal.ErrNotFound) || errors.As(err, &corrupt):
-		// New, or as good as new: its instances have records of their own.
 	case err != nil:
 		return nil, err
+	case record == nil:
+		// New, or as good as new: its instances have records of their own.
 	case !sameDevices(record.Devices, c.Devices):
 		// Its GPUs may be others than those locked here, so leave it to its release.
 		return nil, fmt.Errorf("claim %s/%s is recorded with other devices than it is allocated now: it has to be released first", c.Namespace, c.Name)
@@ -47,12 +47,12 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 		return nil, fmt.Errorf("an instance of claim %s/%s vanished while it was in use: delete the pod and the claim, so that another is allocated", c.Namespace, c.Name)
 	}
 	// Whatever an earlier call of this claim left behind goes first.
-	if err := e.release(ctx, c.UID); err != nil {
+	if err := e.release(ctx, c.UID, e.destroy); err != nil {
 		return nil, fmt.Errorf("undo what an earlier call left of claim %s/%s: %w", c.Namespace, c.Name, err)
 	}
 
 	record = &journal.Claim{UID: c.UID, Namespace: c.Namespace, Name: c.Name, State: journal.ClaimIntent, Devices: slices.Clone(c.Devices)}
-	if err := e.checkFree(record); err != nil {
+	if err := e.checkFree(ctx, record); err != nil {
 		return nil, err
 	}
 	ready, err := e.realize(ctx, record)
@@ -62,7 +62,7 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 	// The call may be over; its undo must still run.
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if undoErr := e.release(undo, c.UID); undoErr != nil {
+	if undoErr := e.release(undo, c.UID, e.destroy); undoErr != nil {
 		err = errors.Join(err, fmt.Errorf("and undoing it failed, it will be tried again: %w", undoErr))
 	}
 	return nil, err
@@ -80,16 +80,29 @@ func (e *Engine) again(ctx context.Context, record *journal.Claim) ([]Prepared, 
 	if err := e.verify(ctx, record); err != nil {
 		return nil, err
 	}
+	// Written again in any case: it costs little, and a spec that was lost or cut off is whole again.
+	return e.writeSpec(ctx, record)
+}
+
+// writeSpec writes the CDI spec of a prepared claim, with a copy of its record.
+func (e *Engine) writeSpec(ctx context.Context, record *journal.Claim) ([]Prepared, error) {
 	devices, err := e.specDevices(ctx, record.Devices)
 	if err != nil {
 		return nil, err
 	}
-	// Written again in any case: it costs little, and a spec that was lost or cut off is whole again.
-	ids, err := e.specs.Write(ctx, record.UID, devices)
+	note, err := json.Marshal(record)
 	if err != nil {
 		return nil, err
 	}
-	return prepared(record.Devices, ids), nil
+	ids, err := e.specs.Write(ctx, record.UID, string(note), devices)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Prepared, len(record.Devices))
+	for i, d := range record.Devices {
+		all[i] = Prepared{ClaimDevice: d, CDI: ids[d.Name]}
+	}
+	return all, nil
 }
 
 // errMissing is what verify wraps for an instance that is no longer what was prepared.
@@ -113,16 +126,30 @@ func (e *Engine) verify(ctx context.Context, record *journal.Claim) error {
 }
 
 // checkFree compares the devices, by what they cover and not by name, with those of all other claims.
-func (e *Engine) checkFree(record *journal.Claim) error {
+func (e *Engine) checkFree(ctx context.Context, record *journal.Claim) error {
 	others, err := readable(e.journal.Claims())
 	if err != nil {
 		return err
 	}
+	boards := map[string]gpu.GPU{}
 	for _, wanted := range record.Devices {
+		if wanted.AdminAccess {
+			continue
+		}
 		for _, o := range others {
 			for _, held := range o.Devices {
-				if o.UID != record.UID && held.Device.Overlaps(wanted.Device) {
-					return &CollisionError{Wanted: wanted.Device, Holder: fmt.Sprintf("%s of claim %s/%s (%s)", held.Device, o.Namespace, o.Name, o.State)}
+				if o.UID == record.UID || held.AdminAccess || held.Device.GPU != wanted.Device.GPU {
+					continue
+				}
+				board, ok := boards[wanted.Device.GPU]
+				if !ok {
+					if board, err = e.hardware.GPU(ctx, wanted.Device.GPU); err != nil {
+						return err
+					}
+					boards[board.UUID] = board
+				}
+				if board.Collide(held.Device, wanted.Device) {
+					return collision(wanted.Device, held.Device, fmt.Sprintf("%s of claim %s/%s (%s)", held.Device, o.Namespace, o.Name, o.State))
 				}
 			}
 		}
@@ -137,6 +164,12 @@ func (e *Engine) realize(ctx context.Context, record *journal.Claim) ([]Prepared
 	}
 	for i := range record.Devices {
 		d := &record.Devices[i]
+		if d.AdminAccess {
+			if err := e.look(ctx, d); err != nil {
+				return nil, fmt.Errorf("device %s: %w", d.Name, err)
+			}
+			continue
+		}
 		board, err := e.mode(ctx, record.UID, d.Device)
 		if err != nil {
 			return nil, fmt.Errorf("device %s: %w", d.Name, err)
@@ -144,25 +177,34 @@ func (e *Engine) realize(ctx context.Context, record *journal.Claim) ([]Prepared
 		if d.Device.Type != gpu.TypeMIG {
 			continue
 		}
-		instance, err := e.instance(ctx, record.UID, board, d.Device)
+		instance, made, err := e.instance(ctx, record, board, d.Device)
 		if err != nil {
 			return nil, fmt.Errorf("device %s: %w", d.Name, err)
 		}
-		d.Instance = &instance
+		d.Instance, d.Made = &instance, made
 	}
 	record.State, record.PreparedAt = journal.ClaimPrepared, e.now()
 	if err := e.journal.PutClaim(record); err != nil {
 		return nil, err
 	}
-	devices, err := e.specDevices(ctx, record.Devices)
-	if err != nil {
-		return nil, err
+	return e.writeSpec(ctx, record)
+}
+
+// look finds what admin access to a device shows: what is there, whoever made it. It changes nothing.
+func (e *Engine) look(ctx context.Context, d *journal.ClaimDevice) error {
+	if d.Device.Type != gpu.TypeMIG {
+		return nil
 	}
-	ids, err := e.specs.Write(ctx, record.UID, devices)
+	board, err := e.hardware.GPU(ctx, d.Device.GPU)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return prepared(record.Devices, ids), nil
+	found, ok := board.InstanceAt(d.Device.Profile, d.Device.Placement)
+	if !ok || !found.Usable() {
+		return fmt.Errorf("admin access to %s: there is no such instance now, and admin access creates none: %w", d.Device, gpu.ErrNotFound)
+	}
+	d.Instance = &found
+	return nil
 }
 
 // mode gives the board the MIG mode that a device needs, if nobody is on it,
@@ -182,6 +224,13 @@ func (e *Engine) mode(ctx context.Context, claim string, d gpu.Device) (gpu.GPU,
 	}
 	if board.ToggleNeedsReset {
 		return gpu.GPU{}, fmt.Errorf("%s has to change its MIG mode for %s, which takes effect only with a reset: drain the node and reset the GPU: %w", d.GPU, d, gpu.ErrResetRequired)
+	}
+	evicted, err := e.evict(ctx, board, func(gpu.Device) bool { return true })
+	if err == nil && evicted {
+		board, err = e.hardware.GPU(ctx, d.GPU)
+	}
+	if err != nil {
+		return gpu.GPU{}, fmt.Errorf("the MIG mode of %s cannot be changed for %s: %w", d.GPU, d, err)
 	}
 	if err := e.idle(ctx, claim, board); err != nil {
 		return gpu.GPU{}, fmt.Errorf("the MIG mode of %s cannot be changed for %s: %w", d.GPU, d, err)
@@ -204,7 +253,8 @@ func (e *Engine) idle(ctx context.Context, claim string, board gpu.GPU) error {
 		return err
 	}
 	for _, o := range claims {
-		if o.UID != claim && slices.Contains(gpusOf(o.Devices), board.UUID) {
+		holds := func(d journal.ClaimDevice) bool { return d.Device.GPU == board.UUID && !d.AdminAccess }
+		if o.UID != claim && slices.ContainsFunc(o.Devices, holds) {
 			return fmt.Errorf("claim %s/%s is on it: %w", o.Namespace, o.Name, gpu.ErrInUse)
 		}
 	}
@@ -221,19 +271,40 @@ func (e *Engine) idle(ctx context.Context, claim string, board gpu.GPU) error {
 	return nil
 }
 
-// instance makes the instance of a MIG device, or takes a foreign one that is exactly it.
-func (e *Engine) instance(ctx context.Context, claim string, board gpu.GPU, d gpu.Device) (gpu.Instance, error) {
-	if found, ok := board.InstanceAt(d.Profile, d.Placement); ok {
-		// Ours would have a record, and checkFree or release would have met it.
-		if !found.Usable() {
-			return gpu.Instance{}, &CollisionError{Wanted: d, Holder: fmt.Sprintf("the foreign %s, which has not exactly one compute instance over all of it,", &found)}
+// instance finds or makes the instance of a MIG device: an idle one, a foreign
+// one that is exactly it, or a new one. It also reports whether kerf made it.
+func (e *Engine) instance(ctx context.Context, c *journal.Claim, board gpu.GPU, d gpu.Device) (gpu.Instance, bool, error) {
+	if idle, err := e.reuse(ctx, c, board, d); err != nil || idle != nil {
+		if err != nil {
+			return gpu.Instance{}, false, err
 		}
-		return found, nil
+		return idle.Instance, true, nil
 	}
-	if blocker, ok := gpu.Fits(d.Placement, board.Instances); !ok {
-		return gpu.Instance{}, &CollisionError{Wanted: d, Holder: fmt.Sprintf("the foreign %s", &blocker)}
+	evicted, err := e.evict(ctx, board, func(held gpu.Device) bool { return board.Collide(held, d) })
+	if err == nil && evicted {
+		board, err = e.hardware.GPU(ctx, d.GPU)
 	}
+	if err != nil {
+		return gpu.Instance{}, false, err
+	}
+	if found, ok := board.InstanceAt(d.Profile, d.Placement); ok {
+		// Ours would have a record, and checkFree, release or reuse would have met it.
+		if !found.Usable() {
+			return gpu.Instance{}, false, &CollisionError{Wanted: d, Foreign: true, Holder: fmt.Sprintf("the foreign %s, which has not exactly one compute instance over all of it,", &found)}
+		}
+		return found, false, nil
+	}
+	if blocker, ok := board.Blocker(d); ok {
+		err := collision(d, blocker.Device(), fmt.Sprintf("the foreign %s", &blocker))
+		err.Foreign = true
+		return gpu.Instance{}, false, err
+	}
+	made, err := e.create(ctx, c.UID, d)
+	return made, true, err
+}
 
+// create makes the instance of a device whose place is free.
+func (e *Engine) create(ctx context.Context, claim string, d gpu.Device) (gpu.Instance, error) {
 	// From here on an instance at this place is taken for ours: it was verified
 	// to be free, under the lock, just before this record.
 	record := &journal.Instance{State: journal.InstanceClaimed, Claim: claim, Instance: gpu.Instance{GPU: d.GPU, Profile: d.Profile, Placement: d.Placement}}

@@ -23,13 +23,12 @@ func (e *Engine) Unprepare(ctx context.Context, uid string) error {
 
 // unprepare is Unprepare under the claim's lock.
 func (e *Engine) unprepare(ctx context.Context, uid string) error {
-	record, err := e.journal.Claim(uid)
-	var corrupt *journal.CorruptError
-	switch {
-	case errors.Is(err, journal.ErrNotFound) || errors.As(err, &corrupt):
-		record = &journal.Claim{UID: uid}
-	case err != nil:
+	record, err := e.record(uid)
+	if err != nil {
 		return err
+	}
+	if record == nil {
+		record = &journal.Claim{UID: uid}
 	}
 	// A record that was lost leaves those of its instances.
 	owned, err := e.owned(uid)
@@ -41,21 +40,33 @@ func (e *Engine) unprepare(ctx context.Context, uid string) error {
 		return err
 	}
 	defer unlock()
+	// What was ever in doubt is destroyed: only an instance that was prepared to its end can be kept.
+	giveBack := e.destroy
+	if record.State == journal.ClaimPrepared {
+		giveBack = func(ctx context.Context, i *journal.Instance) error {
+			kept, err := e.keep(ctx, i, record.Namespace)
+			if err != nil || kept {
+				return err
+			}
+			return e.destroy(ctx, i)
+		}
+	}
 	if record.State != "" && record.State != journal.ClaimReleasing {
 		record.State = journal.ClaimReleasing
 		if err := e.journal.PutClaim(record); err != nil {
 			return err
 		}
 	}
-	if err := e.release(ctx, uid); err != nil {
-		return fmt.Errorf("release claim %s/%s (%s): %w", record.Namespace, record.Name, uid, err)
+	if err := e.release(ctx, uid, giveBack); err != nil {
+		err = fmt.Errorf("release claim %s/%s (%s): %w", record.Namespace, record.Name, uid, err)
+		return e.blocked(ctx, record, err)
 	}
 	return nil
 }
 
 // release removes the CDI spec first, so that no container starts with what is
 // about to go, then the instances, then the record. It can be repeated at will.
-func (e *Engine) release(ctx context.Context, uid string) error {
+func (e *Engine) release(ctx context.Context, uid string, giveBack func(context.Context, *journal.Instance) error) error {
 	if err := e.specs.Remove(uid); err != nil {
 		return err
 	}
@@ -65,7 +76,7 @@ func (e *Engine) release(ctx context.Context, uid string) error {
 	}
 	var errs []error
 	for _, i := range owned {
-		errs = append(errs, e.destroy(ctx, i))
+		errs = append(errs, giveBack(ctx, i))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err

@@ -88,6 +88,28 @@ func (g *GPU) InstanceAt(profile string, at Placement) (Instance, bool) {
 	return Instance{}, false
 }
 
+// Collide reports whether two devices cannot be in use at once: they overlap, or
+// both take the GPU's one set of media engines, wherever they lie. (A profile of
+// the whole board takes it too, and overlaps everything anyway.)
+func (g *GPU) Collide(a, b Device) bool {
+	if a.Overlaps(b) || a.GPU != g.UUID || b.GPU != g.UUID || a.Type != TypeMIG || b.Type != TypeMIG {
+		return a.Overlaps(b)
+	}
+	p, _ := g.Profile(a.Profile)
+	q, _ := g.Profile(b.Profile)
+	return p.MediaExtensions && q.MediaExtensions
+}
+
+// Blocker returns the first of the GPU's instances that collides with a device.
+func (g *GPU) Blocker(d Device) (Instance, bool) {
+	for _, i := range g.Instances {
+		if g.Collide(d, i.Device()) {
+			return i, true
+		}
+	}
+	return Instance{}, false
+}
+
 // Profile is a shape of GPU instance that a board can make.
 type Profile struct {
 	// Name is canonical: "1g.10gb", "1g.10gb+me". It is unique on a board.
@@ -151,6 +173,11 @@ type ComputeInstance struct {
 // exactly one compute instance, over all of its compute slices.
 func (i *Instance) Usable() bool { return len(i.Compute) == 1 && i.Compute[0].Whole }
 
+// Device is the device that the instance realizes.
+func (i *Instance) Device() Device {
+	return Device{Type: TypeMIG, GPU: i.GPU, Profile: i.Profile, Placement: i.Placement}
+}
+
 // Same reports whether both are the same instance: GPU, profile, placement and
 // every id. A UUID alone would not do, because the driver reuses it.
 func (i *Instance) Same(o Instance) bool {
@@ -174,6 +201,11 @@ type Process struct {
 	PID int
 	// Command is the executable's name, empty where /proc does not say.
 	Command string
+	// GPUInstance is the id of the GPU instance that it is on, -1 where it is on
+	// the board itself or the driver does not say.
+	GPUInstance int
+	// InPod is true where the process belongs to a pod of the kubelet.
+	InPod bool
 }
 
 func (p Process) String() string {

@@ -79,6 +79,49 @@ func TestDevicesExcludeOneAnother(t *testing.T) {
 	require.True(t, low.Overlaps(first))
 }
 
+func TestMediaEnginesCollide(t *testing.T) {
+	h100, err := gpu.BoardByName("H100-SXM5-80GB")
+	require.NoError(t, err)
+	g := gpu.GPU{UUID: "a", Profiles: h100.Profiles}
+	device := func(profile string, start, size int) gpu.Device {
+		return gpu.Device{Type: gpu.TypeMIG, GPU: "a", Profile: profile, Placement: gpu.Placement{Start: start, Size: size}}
+	}
+	elsewhere := device("1g.10gb+me", 6, 1)
+	elsewhere.GPU = "b"
+	for _, c := range []struct {
+		a, b    gpu.Device
+		collide bool
+	}{
+		{device("1g.10gb+me", 0, 1), device("1g.10gb+me", 6, 1), true},
+		{device("1g.10gb+me", 0, 1), device("1g.10gb", 6, 1), false},
+		{device("1g.10gb+me", 0, 1), device("1g.10gb", 0, 1), true},
+		{device("1g.10gb+me", 6, 1), device("7g.80gb", 0, 8), true},
+		{device("1g.10gb+me", 6, 1), gpu.Device{Type: gpu.TypeGPU, GPU: "a"}, true},
+		{device("1g.10gb+me", 6, 1), gpu.Device{Type: gpu.TypeTimeSlice, GPU: "a"}, true},
+		{device("3g.40gb", 0, 4), device("3g.40gb", 4, 4), false},
+		{device("1g.10gb+me", 0, 1), elsewhere, false},
+		{gpu.Device{Type: gpu.TypeTimeSlice, GPU: "a"}, gpu.Device{Type: gpu.TypeTimeSlice, GPU: "a", Replica: 1}, false},
+	} {
+		require.Equal(t, c.collide, g.Collide(c.a, c.b), "%s and %s", c.a, c.b)
+		require.Equal(t, c.collide, g.Collide(c.b, c.a), "%s and %s", c.b, c.a)
+	}
+
+	g.Instances = []gpu.Instance{
+		{GPU: "a", ID: 3, Profile: "2g.20gb", Placement: gpu.Placement{Start: 0, Size: 2}},
+		{GPU: "a", ID: 7, Profile: "1g.10gb+me", Placement: gpu.Placement{Start: 2, Size: 1}},
+	}
+	for _, c := range []struct {
+		device  gpu.Device
+		blocker int
+	}{
+		{device("1g.10gb+me", 6, 1), 7}, {device("1g.10gb", 6, 1), 0}, {device("1g.10gb", 1, 1), 3}, {device("7g.80gb", 0, 8), 3},
+	} {
+		blocker, ok := g.Blocker(c.device)
+		require.Equal(t, c.blocker != 0, ok, c.device)
+		require.Equal(t, c.blocker, blocker.ID, c.device)
+	}
+}
+
 func TestNamesAreStableAndDistinct(t *testing.T) {
 	short := "GPU-3f2a91c4-0000-4000-8000-000000000001"
 	twin := "GPU-3f2a91c4-0000-4000-8000-000000000002"

@@ -46,6 +46,12 @@ func (j *Journal) Claim(uid string) (*Claim, error) {
 	return c, j.read(claimsDir, uid, c)
 }
 
+// ParseClaim reads a claim's record from where else it was kept, as strictly as Claim does.
+func ParseClaim(uid string, data []byte) (*Claim, error) {
+	c := &Claim{}
+	return c, decode(data, uid, c)
+}
+
 // PutClaim writes a claim's record, at once and whole.
 func (j *Journal) PutClaim(c *Claim) error {
 	c.Version = version

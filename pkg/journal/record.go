@@ -39,8 +39,11 @@ type Claim struct {
 	Name      string     `json:"name"`
 	State     ClaimState `json:"state"`
 	// PreparedAt is set with ClaimPrepared.
-	PreparedAt time.Time     `json:"preparedAt,omitzero"`
-	Devices    []ClaimDevice `json:"devices"`
+	PreparedAt time.Time `json:"preparedAt,omitzero"`
+	// Blocked says, in ClaimReleasing, who keeps it from being released although
+	// its tenant has gone. Its devices must not be given to anybody.
+	Blocked string        `json:"blocked,omitempty"`
+	Devices []ClaimDevice `json:"devices"`
 }
 
 // ClaimDevice is one allocation result of a claim.
@@ -52,9 +55,14 @@ type ClaimDevice struct {
 	// ShareID and ConsumedCapacity are in the allocation and not in the call that releases it.
 	ShareID          string            `json:"shareID,omitempty"`
 	ConsumedCapacity map[string]string `json:"consumedCapacity,omitempty"`
-	Device           gpu.Device        `json:"device"`
+	// AdminAccess is true for a device that is only looked at: it collides with nothing and owns nothing.
+	AdminAccess bool       `json:"adminAccess,omitempty"`
+	Device      gpu.Device `json:"device"`
 	// Instance is the whole identity of a MIG device, from ClaimPrepared on.
 	Instance *gpu.Instance `json:"instance,omitempty"`
+	// Made is true where kerf made the instance, so that its record can be
+	// written again should it be lost.
+	Made bool `json:"made,omitempty"`
 }
 
 // InstanceState is what an instance that kerf made is there for.
@@ -77,6 +85,9 @@ type Instance struct {
 	State   InstanceState `json:"state"`
 	// Claim is the UID of the claim that it is made for, empty when idle.
 	Claim string `json:"claim,omitempty"`
+	// Namespace is that of the last claim that had it, and IdleSince the end of that.
+	Namespace string    `json:"namespace,omitempty"`
+	IdleSince time.Time `json:"idleSince,omitzero"`
 	// Identified is false between the intent and the moment when the ids are
 	// known: GPU, profile and placement of Instance are set, its ids are not.
 	Identified bool         `json:"identified"`

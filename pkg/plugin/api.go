@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
@@ -20,41 +20,59 @@ import (
 // apiTimeout bounds a question to the API server that somebody waits for.
 const apiTimeout = 5 * time.Second
 
-// ListAllocations asks the API server which devices of a node's pool claims are
-// allocated. The answer may be as old as the server's cache.
-func ListAllocations(client kubernetes.Interface, node pool.Node) Allocations {
-	return func(ctx context.Context) ([]string, error) {
-		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-		defer cancel()
-		claims, err := client.ResourceV1().ResourceClaims(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
-		if err != nil {
-			return nil, fmt.Errorf("list the claims: %w", err)
-		}
-		var names []string
-		for _, c := range claims.Items {
-			if c.Status.Allocation == nil {
-				continue
-			}
-			for _, r := range c.Status.Allocation.Devices.Results {
-				if r.Driver == node.Driver && r.Pool == node.Name {
-					names = append(names, r.Device)
-				}
-			}
-		}
-		return names, nil
+// Server asks the API server about a node's pool.
+type Server struct {
+	Client kubernetes.Interface
+	Node   pool.Node
+}
+
+var _ API = Server{}
+
+// Allocated are the devices of the node's pool that claims are allocated, by
+// name. The answer may be as old as the server's cache.
+func (s Server) Allocated(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	claims, err := s.Client.ResourceV1().ResourceClaims(metav1.NamespaceAll).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, fmt.Errorf("list the claims: %w", err)
 	}
+	var names []string
+	for _, c := range claims.Items {
+		if c.Status.Allocation == nil {
+			continue
+		}
+		for _, r := range c.Status.Allocation.Devices.Results {
+			if r.Driver == s.Node.Driver && r.Pool == s.Node.Name {
+				names = append(names, r.Device)
+			}
+		}
+	}
+	return names, nil
+}
+
+// Complete returns what the node's published slices lack of the pool that they are to be.
+func (s Server) Complete(ctx context.Context, want resourceslice.Pool) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	published, err := s.Client.ResourceV1().ResourceSlices().List(ctx, metav1.ListOptions{FieldSelector: fields.Set{
+		resourceapi.ResourceSliceSelectorNodeName: s.Node.Name,
+		resourceapi.ResourceSliceSelectorDriver:   s.Node.Driver,
+	}.String()})
+	if err != nil {
+		return fmt.Errorf("list the slices of the node: %w", err)
+	}
+	return complete(published.Items, want)
 }
 
 // Ready is the readiness of the plugin: it is registered with the kubelet, and
 // the API server has had the complete pool. What comes after that, such as an API
 // server that is away, makes nobody unready who can still serve the kubelet.
 type Ready struct {
-	Client kubernetes.Interface
-	Node   pool.Node
 	// Registered reports whether the kubelet has taken the registration.
 	Registered func() bool
-	// Resources are what the pool is to be.
-	Resources func() resourceslice.DriverResources
+	// Published returns what the API server lacks of the pool.
+	Published Check
 
 	mu   sync.Mutex
 	seen bool
@@ -70,47 +88,49 @@ func (r *Ready) Check(ctx context.Context) error {
 	if r.seen {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	published, err := r.Client.ResourceV1().ResourceSlices().List(ctx, metav1.ListOptions{FieldSelector: fields.Set{
-		resourceapi.ResourceSliceSelectorNodeName: r.Node.Name,
-		resourceapi.ResourceSliceSelectorDriver:   r.Node.Driver,
-	}.String()})
-	if err != nil {
-		return fmt.Errorf("list the slices of the node: %w", err)
-	}
-	if err := complete(published.Items, r.Resources().Pools[r.Node.Name]); err != nil {
+	if err := r.Published(ctx); err != nil {
 		return err
 	}
 	r.seen = true
 	return nil
 }
 
-// complete returns what the published slices lack of the pool.
+// complete returns what the published slices lack of the pool. Only names and
+// taints are compared: the server sets defaults in the rest.
 func complete(published []resourceapi.ResourceSlice, want resourceslice.Pool) error {
 	newest := int64(0)
 	for _, s := range published {
 		newest = max(newest, s.Spec.Pool.Generation)
 	}
-	devices, slices := sets.New[string](), 0
+	devices, count := map[string][]resourceapi.DeviceTaint{}, 0
 	for _, s := range published {
 		if s.Spec.Pool.Generation != newest {
 			continue
 		}
-		slices++
+		count++
 		for _, d := range s.Spec.Devices {
-			devices.Insert(d.Name)
+			devices[d.Name] = d.Taints
 		}
 	}
-	if slices != len(want.Slices) {
-		return fmt.Errorf("%d of the pool's %d slices are published", slices, len(want.Slices))
+	if count != len(want.Slices) {
+		return fmt.Errorf("%d of the pool's %d slices are published", count, len(want.Slices))
 	}
 	for _, s := range want.Slices {
 		for _, d := range s.Devices {
-			if !devices.Has(d.Name) {
+			taints, ok := devices[d.Name]
+			if !ok {
 				return fmt.Errorf("device %s is not published yet", d.Name)
+			}
+			for _, t := range d.Taints {
+				if !tainted(taints, t) {
+					return fmt.Errorf("taint %s of device %s is not published yet", t.Key, d.Name)
+				}
 			}
 		}
 	}
 	return nil
+}
+
+func tainted(taints []resourceapi.DeviceTaint, by resourceapi.DeviceTaint) bool {
+	return slices.ContainsFunc(taints, func(t resourceapi.DeviceTaint) bool { return t.Key == by.Key && t.Effect == by.Effect })
 }

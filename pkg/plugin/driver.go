@@ -28,6 +28,10 @@ import (
 // healthInterval is within the 30 seconds after which the kubelet forgets a device's health.
 const healthInterval = 10 * time.Second
 
+// callTimeout bounds a call for one claim. With the time that an undo takes it is
+// within the 45 seconds that the kubelet waits.
+const callTimeout = 30 * time.Second
+
 // Engine prepares and releases claims. See package claims.
 type Engine interface {
 	Prepare(ctx context.Context, c claims.Claim) ([]claims.Prepared, error)
@@ -39,6 +43,8 @@ type Pool interface {
 	Device(name string) (gpu.Device, bool)
 	Resources() resourceslice.DriverResources
 	Released()
+	Failed(devices []gpu.Device, err error)
+	Confirm(ctx context.Context) error
 }
 
 // Driver answers the kubelet.
@@ -82,8 +88,15 @@ func (d *Driver) prepare(ctx context.Context, c *resourceapi.ResourceClaim) kube
 	if err != nil {
 		return fail(err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	prepared, err := d.engine.Prepare(klog.NewContext(ctx, logger), wanted)
 	if err != nil {
+		var devices []gpu.Device
+		for _, w := range wanted.Devices {
+			devices = append(devices, w.Device)
+		}
+		d.pool.Failed(devices, err)
 		return fail(err)
 	}
 	result := kubeletplugin.PrepareResult{}
@@ -113,13 +126,9 @@ func (d *Driver) UnprepareResourceClaims(ctx context.Context, all []kubeletplugi
 	for i, c := range all {
 		wg.Go(func() {
 			logger := klog.FromContext(ctx).WithValues("claim", c.NamespacedName, "claimUID", c.UID)
-			if err := d.engine.Unprepare(klog.NewContext(ctx, logger), string(c.UID)); err != nil {
-				logger.Error(err, "Claim not released")
-				errs[i] = err
-				return
+			if errs[i] = d.unprepare(klog.NewContext(ctx, logger), string(c.UID)); errs[i] != nil {
+				logger.Error(errs[i], "Claim not released")
 			}
-			d.pool.Released()
-			logger.Info("Claim released")
 		})
 	}
 	wg.Wait()
@@ -128,6 +137,29 @@ func (d *Driver) UnprepareResourceClaims(ctx context.Context, all []kubeletplugi
 		byUID[c.UID] = errs[i]
 	}
 	return byUID, nil
+}
+
+func (d *Driver) unprepare(ctx context.Context, uid string) error {
+	logger := klog.FromContext(ctx)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := d.engine.Unprepare(ctx, uid)
+	var blocked *claims.BlockedError
+	switch {
+	case err == nil:
+		d.pool.Released()
+		logger.Info("Claim released")
+		return nil
+	case errors.As(err, &blocked):
+		// With an answer of success the scheduler may give the devices to others,
+		// so the API server has to know first that it must not.
+		if confirmErr := d.pool.Confirm(ctx); confirmErr != nil {
+			return errors.Join(err, confirmErr)
+		}
+		logger.Error(err, "Claim released but for its devices, which are tainted until they can be given back")
+		return nil
+	}
+	return err
 }
 
 // HandleError hears of errors in the background. What the API server will never

@@ -52,6 +52,10 @@ func (catalogue) Resources() resourceslice.DriverResources {
 
 func (catalogue) Released() {}
 
+func (catalogue) Failed([]gpu.Device, error) {}
+
+func (catalogue) Confirm(context.Context) error { return nil }
+
 const mig = "gpu-3f2a91c4-mig-1g10gb-6"
 
 func driver(t *testing.T, e plugin.Engine) *plugin.Driver {
@@ -83,6 +87,14 @@ func TestPrepareAnswersWithTheCDIDevice(t *testing.T) {
 		Requests: []string{"r"}, PoolName: "node", DeviceName: mig, CDIDeviceIDs: []string{"kerf.dev/claim=uid-" + mig},
 	}}}}, results)
 	require.Equal(t, gpu.Placement{Start: 6, Size: 1}, e.wanted[0].Devices[0].Device.Placement)
+	require.False(t, e.wanted[0].Devices[0].AdminAccess)
+}
+
+func TestAdminAccessReachesTheEngine(t *testing.T) {
+	e, yes := &fakeEngine{}, true
+	_, err := driver(t, e).PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(func(a *resourceapi.DeviceAllocationResult) { a.Results[0].AdminAccess = &yes })})
+	require.NoError(t, err)
+	require.True(t, e.wanted[0].Devices[0].AdminAccess)
 }
 
 func TestPrepareRefusesBeforeItTouchesAnything(t *testing.T) {
@@ -96,14 +108,12 @@ func TestPrepareRefusesBeforeItTouchesAnything(t *testing.T) {
 			}}
 		}
 	}
-	yes := true
 	for name, c := range map[string]struct {
 		change  func(*resourceapi.DeviceAllocationResult)
 		message string
 	}{
 		"unknown device":  {func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Device = "gpu-9" }, "no device gpu-9"},
 		"another pool":    {func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Pool = "elsewhere" }, "pool elsewhere"},
-		"admin access":    {func(a *resourceapi.DeviceAllocationResult) { a.Results[0].AdminAccess = &yes }, "admin access"},
 		"none of ours":    {func(a *resourceapi.DeviceAllocationResult) { a.Results = a.Results[1:] }, "no device of driver"},
 		"unknown field":   {parameters(`{"apiVersion":"gpu.kerf.dev/v1alpha1","kind":"GpuClaimParameters","spec":{"migg":{}}}`), `unknown field "spec.migg"`},
 		"null":            {parameters(`null`), "not an object"},
@@ -131,6 +141,25 @@ func TestErrorsNameTheClaim(t *testing.T) {
 	errs, err := d.UnprepareResourceClaims(t.Context(), []kubeletplugin.NamespacedObject{{UID: "uid"}})
 	require.NoError(t, err)
 	require.ErrorIs(t, errs["uid"], broken)
+}
+
+// unconfirmed is a pool that the API server cannot be told about.
+type unconfirmed struct{ catalogue }
+
+func (unconfirmed) Confirm(context.Context) error { return errors.New("connection refused") }
+
+// A release that a third party blocks is a success for the kubelet, once nobody else can be given the devices.
+func TestABlockedReleaseSucceedsWhenTheAPIKnows(t *testing.T) {
+	e := &fakeEngine{err: &claims.BlockedError{Err: gpu.ErrInUse}}
+	claims := []kubeletplugin.NamespacedObject{{UID: "uid"}}
+	errs, err := driver(t, e).UnprepareResourceClaims(t.Context(), claims)
+	require.NoError(t, err)
+	require.NoError(t, errs["uid"])
+
+	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, nil).UnprepareResourceClaims(t.Context(), claims)
+	require.NoError(t, err)
+	require.ErrorIs(t, errs["uid"], gpu.ErrInUse)
+	require.ErrorContains(t, errs["uid"], "connection refused")
 }
 
 func TestHealthEndsWithItsContext(t *testing.T) {

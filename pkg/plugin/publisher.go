@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 	"k8s.io/klog/v2"
 
@@ -20,10 +21,11 @@ import (
 )
 
 const (
-	// lookEvery is how often the GPUs are looked at without being asked to.
-	lookEvery = time.Minute
 	// lookTimeout bounds a look, so that a GPU that does not answer is reported and not waited for.
 	lookTimeout = 10 * time.Second
+	// confirmTimeout bounds how long the API server is waited for, and confirmPoll how often it is asked.
+	confirmTimeout = 15 * time.Second
+	confirmPoll    = 100 * time.Millisecond
 )
 
 // Hardware is where the publisher sees the GPUs. With a gpu.ReadErrors the node
@@ -38,19 +40,29 @@ type Records interface {
 	Instances() ([]*journal.Instance, error)
 }
 
-// Allocations lists the devices of this node's pool that claims are allocated, by name.
-type Allocations func(ctx context.Context) ([]string, error)
+// API is what the publisher asks the API server. See API.
+type API interface {
+	// Allocated are the devices of the node's pool that claims are allocated, by name.
+	Allocated(ctx context.Context) ([]string, error)
+	// Complete returns nil if the published slices are the pool, and else what they lack.
+	Complete(ctx context.Context, want resourceslice.Pool) error
+}
 
 // Publisher decides again and again what the node publishes: what its GPUs
 // offer, never withdrawing a device that is in use.
 type Publisher struct {
-	hardware    Hardware
-	records     Records
-	allocations Allocations
-	config      *configv1alpha1.NodeConfiguration
-	stateDir    string
-	now         func() time.Time
-	wake        chan struct{}
+	hardware Hardware
+	records  Records
+	api      API
+	config   *configv1alpha1.NodeConfiguration
+	stateDir string
+	now      func() time.Time
+	wake     chan struct{}
+	// publish hands the pool to who writes it. Set once, by Run.
+	publish atomic.Pointer[Publish]
+
+	failing  sync.Mutex
+	failures map[gpu.Device]failure
 
 	// mu is held during a look.
 	mu        sync.Mutex
@@ -70,11 +82,14 @@ type state struct {
 	foreign int
 }
 
+// Publish hands the pool over to be written to the API server.
+type Publish func(context.Context, resourceslice.DriverResources) error
+
 // NewPublisher makes the publisher of a node. A nil config has the defaults.
-func NewPublisher(ctx context.Context, node pool.Node, hardware Hardware, records Records, allocations Allocations, config *configv1alpha1.NodeConfiguration, stateDir string) *Publisher {
+func NewPublisher(ctx context.Context, node pool.Node, hardware Hardware, records Records, api API, config *configv1alpha1.NodeConfiguration, stateDir string) *Publisher {
 	p := &Publisher{
-		hardware: hardware, records: records, allocations: allocations, config: config, stateDir: stateDir,
-		now: time.Now, wake: make(chan struct{}, 1),
+		hardware: hardware, records: records, api: api, config: config, stateDir: stateDir,
+		now: time.Now, wake: make(chan struct{}, 1), failures: map[gpu.Device]failure{},
 	}
 	var err error
 	if p.inventory, err = loadInventory(stateDir); err != nil {
@@ -96,38 +111,64 @@ func (p *Publisher) Resources() resourceslice.DriverResources { return p.state.L
 // Foreign is the number of GPU instances that kerf did not make.
 func (p *Publisher) Foreign() int { return p.state.Load().foreign }
 
-// Released says that a claim has been released: a change that waited for it can be made now.
-func (p *Publisher) Released() {
-	if !p.state.Load().pending {
-		return
-	}
+// Wake asks for another look. It does not wait for it.
+func (p *Publisher) Wake() {
 	select {
 	case p.wake <- struct{}{}:
-	default: // Somebody has said so already.
+	default: // Somebody has asked already.
 	}
 }
 
-// Run publishes what the last look decided, and looks again every minute and
-// when a change was waiting, until the context ends.
-func (p *Publisher) Run(ctx context.Context, publish func(context.Context, resourceslice.DriverResources) error) error {
-	logger := klog.FromContext(ctx)
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
+// Released says that a claim has been released: a change that waited for it can be made now.
+func (p *Publisher) Released() {
+	if p.state.Load().pending {
+		p.Wake()
+	}
+}
+
+// Run publishes what the last look decided, and looks again whenever it is woken,
+// until the context ends.
+func (p *Publisher) Run(ctx context.Context, publish Publish) error {
+	p.publish.Store(&publish)
 	for {
-		// Always, also without a change: it costs nothing, and mends what a failed look has left.
+		// Also without a change: it costs nothing, and mends what a failed look has left.
 		if err := publish(ctx, p.Resources()); err != nil {
 			return fmt.Errorf("publish the node's pool: %w", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
 		case <-p.wake:
 		}
 		if err := p.Look(ctx); err != nil {
-			logger.Error(err, "The pool stays as it is; the GPUs are looked at again in a minute")
+			klog.FromContext(ctx).Error(err, "The pool stays as it is; the GPUs are looked at again in a minute")
 		}
 	}
+}
+
+// Confirm looks, publishes and waits until the API server has what was decided.
+// After it the scheduler gives nobody what is tainted now.
+func (p *Publisher) Confirm(ctx context.Context) error {
+	publish := p.publish.Load()
+	if publish == nil {
+		return errors.New("nothing has been published yet")
+	}
+	if err := p.Look(ctx); err != nil {
+		return err
+	}
+	if err := (*publish)(ctx, p.Resources()); err != nil {
+		return err
+	}
+	var missing error
+	err := wait.PollUntilContextTimeout(ctx, confirmPoll, confirmTimeout, true, func(ctx context.Context) (bool, error) {
+		now := p.state.Load()
+		missing = p.api.Complete(ctx, now.resources.Pools[now.node.Name])
+		return missing == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the API server does not have the node's pool as it is now: %w", errors.Join(missing, err))
+	}
+	return nil
 }
 
 // Look decides anew what the node publishes. On an error all stays as it was.
@@ -171,12 +212,13 @@ func (p *Publisher) Look(ctx context.Context) error {
 	next.devices = gpu.Catalogue(next.node.GPUs)
 
 	offers, withdrawn, pending := p.settle(next.node.GPUs, foreign, inUse)
-	if withdrawn || !p.looked {
+	if withdrawn || !p.looked || p.anyFailing() {
 		// Only the API knows of claims that are allocated and not prepared yet.
 		if err := p.addAllocated(ctx, next.devices, inUse); err != nil {
 			klog.FromContext(ctx).Error(err, "Whether claims are allocated is not known, so no device is withdrawn for now")
 			p.addPublished(inUse)
 		}
+		p.forgetFailures(inUse)
 		offers, _, pending = p.settle(next.node.GPUs, foreign, inUse)
 	}
 	// A GPU that is gone is kept for its users, and while a GPU that did not say who it is may be it.
@@ -185,7 +227,7 @@ func (p *Publisher) Look(ctx context.Context) error {
 		gone := slices.ContainsFunc(absent, func(a gpu.GPU) bool { return a.UUID == g.UUID })
 		return gone && !unidentified && len(inUse[g.UUID]) == 0
 	})
-	conditions := p.conditions(unread, absent)
+	conditions := p.conditions(unread, absent, claims)
 	if next.resources, err = pool.Build(next.node, offers, conditions); err != nil {
 		return err
 	}
@@ -255,7 +297,7 @@ func (p *Publisher) settle(gpus []gpu.GPU, foreign map[string][]gpu.Instance, in
 }
 
 func (p *Publisher) addAllocated(ctx context.Context, devices map[string]gpu.Device, inUse map[string][]gpu.Device) error {
-	names, err := p.allocations(ctx)
+	names, err := p.api.Allocated(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,15 +5,19 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
 	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
 	"github.com/kerf-project/kerf/pkg/plugin"
@@ -35,6 +39,7 @@ type world struct {
 	allocated []string
 	apiErr    error
 	asked     int
+	server    atomic.Pointer[resourceslice.DriverResources]
 	config    *configv1alpha1.NodeConfiguration
 	stateDir  string
 }
@@ -66,14 +71,26 @@ func (w *world) Instances() ([]*journal.Instance, error) {
 	return now, nil
 }
 
+func (w *world) Allocated(context.Context) ([]string, error) {
+	w.asked++
+	return w.allocated, w.apiErr
+}
+
+// Complete holds what is wanted against what was published last.
+func (w *world) Complete(_ context.Context, want resourceslice.Pool) error {
+	if w.apiErr != nil {
+		return w.apiErr
+	}
+	if now := w.server.Load(); now == nil || !reflect.DeepEqual(now.Pools["node"], want) {
+		return errors.New("not there yet")
+	}
+	return nil
+}
+
 // start is what a new process does; the state directory stays.
 func (w *world) start() *plugin.Publisher {
 	w.t.Helper()
-	allocations := func(context.Context) ([]string, error) {
-		w.asked++
-		return w.allocated, w.apiErr
-	}
-	p := plugin.NewPublisher(w.t.Context(), pool.Node{Name: "node", Driver: pool.DefaultDriver}, w, w, allocations, w.config, w.stateDir)
+	p := plugin.NewPublisher(w.t.Context(), pool.Node{Name: "node", Driver: pool.DefaultDriver}, w, w, w, w.config, w.stateDir)
 	require.NoError(w.t, p.Look(w.t.Context()))
 	return p
 }
@@ -288,4 +305,100 @@ func TestALookThatFailsLeavesAllAsItWas(t *testing.T) {
 	w.readErr = errors.New("NVML is gone")
 	require.ErrorContains(t, p.Look(t.Context()), "NVML is gone")
 	require.Contains(t, published(p), "gpu-11111111")
+}
+
+func run(t *testing.T, p *plugin.Publisher, publish plugin.Publish) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.Run(ctx, publish) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+// A device whose preparation fails for good sends its pod elsewhere, and is offered again when the pod has gone.
+func TestAPrepareThatAlwaysFails(t *testing.T) {
+	device := gpu.Device{Type: gpu.TypeMIG, GPU: firstGPU, Profile: "1g.10gb", Placement: gpu.Placement{Start: 6, Size: 1}}
+	const name = "gpu-11111111-mig-1g10gb-6"
+	for reason, c := range map[string]struct {
+		err    error
+		taints bool
+	}{
+		"a foreign instance in the way": {&claims.CollisionError{Wanted: device, Holder: "the foreign 3g", Foreign: true}, true},
+		"a reset is needed":             {gpu.ErrResetRequired, true},
+		"the GPU is lost":               {gpu.ErrLost, true},
+		"another claim, which will end": {&claims.CollisionError{Wanted: device, Holder: "a claim"}, false},
+		"something in use":              {gpu.ErrInUse, false},
+		"bad parameters":                {errors.New("unknown field"), false},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.start()
+			w.allocated = []string{name}
+			for n := range 5 {
+				require.NoError(t, p.Look(t.Context()))
+				require.Equal(t, c.taints && n >= 3, len(published(p)[name].Taints) > 0, "after %d failures", n)
+				p.Failed([]gpu.Device{device}, c.err)
+			}
+			if c.taints {
+				taint := published(p)[name].Taints[0]
+				require.Equal(t, "gpu.kerf.dev/PrepareFailed", taint.Key)
+				require.Equal(t, resourceapi.DeviceTaintEffectNoExecute, taint.Effect)
+				require.Empty(t, published(p)["gpu-11111111-mig-1g10gb-5"].Taints, "exactly that device")
+			}
+			w.allocated = nil
+			require.NoError(t, p.Look(t.Context()))
+			require.Empty(t, published(p)[name].Taints)
+		})
+	}
+}
+
+func TestClaimsThatTaintTheirDevices(t *testing.T) {
+	device := gpu.Device{Type: gpu.TypeMIG, GPU: firstGPU, Profile: "2g.20gb", Placement: gpu.Placement{Start: 4, Size: 2}}
+	for name, c := range map[string]struct {
+		claim  journal.Claim
+		key    string
+		effect resourceapi.DeviceTaintEffect
+	}{
+		"lost":    {journal.Claim{State: journal.ClaimLost}, "gpu.kerf.dev/InstanceLost", resourceapi.DeviceTaintEffectNoExecute},
+		"blocked": {journal.Claim{State: journal.ClaimReleasing, Blocked: "pid 8"}, "gpu.kerf.dev/ReleaseBlocked", resourceapi.DeviceTaintEffectNoSchedule},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c.claim.Devices = []journal.ClaimDevice{{Device: device}}
+			w.claims = []*journal.Claim{&c.claim}
+			all := published(w.start())
+			for _, overlapping := range []string{"gpu-11111111", "gpu-11111111-mig-2g20gb-4", "gpu-11111111-mig-1g10gb-5", "gpu-11111111-mig-7g80gb-0"} {
+				require.Equal(t, c.key, all[overlapping].Taints[0].Key, overlapping)
+				require.Equal(t, c.effect, all[overlapping].Taints[0].Effect)
+			}
+			for _, beside := range []string{"gpu-11111111-mig-1g10gb-6", "gpu-11111111-mig-3g40gb-0", "gpu-22222222"} {
+				require.Empty(t, all[beside].Taints, beside)
+			}
+		})
+	}
+}
+
+func TestConfirmWaitsUntilTheAPIHasIt(t *testing.T) {
+	w := newWorld(t)
+	p := w.start()
+	require.ErrorContains(t, p.Confirm(t.Context()), "nothing has been published")
+	publishes := make(chan resourceslice.DriverResources, 9)
+	run(t, p, func(_ context.Context, r resourceslice.DriverResources) error {
+		publishes <- r
+		return nil
+	})
+	<-publishes
+	w.claims = []*journal.Claim{{State: journal.ClaimReleasing, Blocked: "pid 8", Devices: []journal.ClaimDevice{{Device: replica(0)}}}}
+	confirmed := make(chan error)
+	go func() { confirmed <- p.Confirm(t.Context()) }()
+	w.server.Store(new(<-publishes))
+	require.NoError(t, <-confirmed)
+
+	w.apiErr = errors.New("connection refused")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.ErrorContains(t, p.Confirm(ctx), "connection refused")
 }

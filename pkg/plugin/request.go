@@ -27,14 +27,11 @@ func request(c *resourceapi.ResourceClaim, driver, pool string, find func(name s
 		if r.Pool != pool {
 			return wanted, fmt.Errorf("request %s: device %s is of pool %s, and this is the driver of pool %s", r.Request, r.Device, r.Pool, pool)
 		}
-		if r.AdminAccess != nil && *r.AdminAccess {
-			return wanted, fmt.Errorf("request %s: admin access to device %s is not supported", r.Request, r.Device)
-		}
 		device, ok := find(r.Device)
 		if !ok {
 			return wanted, fmt.Errorf("request %s: this node has no device %s: was its GPU removed?", r.Request, r.Device)
 		}
-		d := journal.ClaimDevice{Request: r.Request, Pool: r.Pool, Name: r.Device, Device: device}
+		d := journal.ClaimDevice{Request: r.Request, Pool: r.Pool, Name: r.Device, Device: device, AdminAccess: r.AdminAccess != nil && *r.AdminAccess}
 		if r.ShareID != nil {
 			d.ShareID = string(*r.ShareID)
 		}

@@ -34,19 +34,18 @@ const (
 func TestReadyWhenRegisteredAndPublished(t *testing.T) {
 	client := fake.NewClientset()
 	registered := false
-	want := resourceslice.Pool{Slices: []resourceslice.Slice{{}, {Devices: []resourceapi.Device{{Name: "a"}}}}}
+	taint := resourceapi.DeviceTaint{Key: "gpu.kerf.dev/GPULost", Effect: resourceapi.DeviceTaintEffectNoExecute}
+	want := resourceslice.Pool{Slices: []resourceslice.Slice{{}, {Devices: []resourceapi.Device{{Name: "a", Taints: []resourceapi.DeviceTaint{taint}}}}}}
+	server := plugin.Server{Client: client, Node: pool.Node{Name: "node", Driver: pool.DefaultDriver}}
 	ready := &plugin.Ready{
-		Client: client, Node: pool.Node{Name: "node", Driver: pool.DefaultDriver},
 		Registered: func() bool { return registered },
-		Resources: func() resourceslice.DriverResources {
-			return resourceslice.DriverResources{Pools: map[string]resourceslice.Pool{"node": want}}
-		},
+		Published:  func(ctx context.Context) error { return server.Complete(ctx, want) },
 	}
-	publish := func(generation int64, device string) {
+	publish := func(generation int64, device string, taints ...resourceapi.DeviceTaint) {
 		s := &resourceapi.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%d-%s", generation, device)}}
 		s.Spec.Pool.Generation = generation
 		if device != "" {
-			s.Spec.Devices = []resourceapi.Device{{Name: device}}
+			s.Spec.Devices = []resourceapi.Device{{Name: device, Taints: taints}}
 		}
 		_, err := client.ResourceV1().ResourceSlices().Create(t.Context(), s, metav1.CreateOptions{})
 		require.NoError(t, err)
@@ -60,16 +59,19 @@ func TestReadyWhenRegisteredAndPublished(t *testing.T) {
 	require.ErrorContains(t, ready.Check(t.Context()), "device a is not published")
 	publish(3, "")
 	publish(3, "a")
+	require.ErrorContains(t, ready.Check(t.Context()), "taint gpu.kerf.dev/GPULost of device a")
+	publish(4, "")
+	publish(4, "a", taint)
 	require.NoError(t, ready.Check(t.Context()))
 
 	// It has been ready: an API server without the slices is not its fault.
-	require.NoError(t, client.ResourceV1().ResourceSlices().Delete(t.Context(), "3-a", metav1.DeleteOptions{}))
+	require.NoError(t, client.ResourceV1().ResourceSlices().Delete(t.Context(), "4-a", metav1.DeleteOptions{}))
 	require.NoError(t, ready.Check(t.Context()))
 	registered = false
 	require.Error(t, ready.Check(t.Context()))
 }
 
-func TestListAllocations(t *testing.T) {
+func TestAllocated(t *testing.T) {
 	result := func(driver, pool, device string) resourceapi.DeviceRequestAllocationResult {
 		return resourceapi.DeviceRequestAllocationResult{Driver: driver, Pool: pool, Device: device}
 	}
@@ -78,7 +80,7 @@ func TestListAllocations(t *testing.T) {
 		result(pool.DefaultDriver, "node", "ours"), result(pool.DefaultDriver, "other", "a"), result("nic", "node", "b"),
 	}}}
 	pending := &resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pending"}}
-	names, err := plugin.ListAllocations(fake.NewClientset(allocated, pending), pool.Node{Name: "node", Driver: pool.DefaultDriver})(t.Context())
+	names, err := plugin.Server{Client: fake.NewClientset(allocated, pending), Node: pool.Node{Name: "node", Driver: pool.DefaultDriver}}.Allocated(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"ours"}, names)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,9 +33,10 @@ type NodeConfiguration struct {
 type Policy struct {
 	// Products are shell patterns on the product name that the driver reports,
 	// such as "NVIDIA H100*". Empty matches every board.
-	Products    []string    `json:"products,omitempty"`
-	MIG         MIG         `json:"mig,omitempty"`
-	TimeSlicing TimeSlicing `json:"timeSlicing,omitempty"`
+	Products      []string      `json:"products,omitempty"`
+	MIG           MIG           `json:"mig,omitempty"`
+	TimeSlicing   TimeSlicing   `json:"timeSlicing,omitempty"`
+	IdleInstances IdleInstances `json:"idleInstances,omitempty"`
 }
 
 // MIG is the policy for partitioning.
@@ -63,6 +65,33 @@ type TimeSlicing struct {
 	Replicas int `json:"replicas,omitempty"`
 }
 
+// IdleInstances is the policy for MIG instances that a claim has given back: the
+// next claim of that shape takes one of them in next to no time. A claim that
+// needs their memory slices, or the board whole, ends them.
+type IdleInstances struct {
+	// MaxPerGPU is how many a board keeps, 4 by default. With 0 every instance is destroyed at once.
+	MaxPerGPU *int `json:"maxPerGPU,omitempty"`
+	// MaxAge is how long one is kept, 10 minutes by default.
+	MaxAge metav1.Duration `json:"maxAge,omitempty"`
+	// Scope says who may take one: claims of the Namespace that it served last,
+	// the default, or all of the Node.
+	Scope IdleScope `json:"scope,omitempty"`
+}
+
+// IdleScope says whose claims may reuse an idle instance.
+type IdleScope string
+
+// The scopes.
+const (
+	IdleScopeNamespace IdleScope = "Namespace"
+	IdleScopeNode      IdleScope = "Node"
+)
+
+const (
+	defaultIdlePerGPU = 4
+	defaultIdleMaxAge = 10 * time.Minute
+)
+
 // Parse decodes a file, refuses unknown fields, sets the defaults and validates.
 func Parse(data []byte) (*NodeConfiguration, error) {
 	c := &NodeConfiguration{}
@@ -82,6 +111,16 @@ func setDefaults(p *Policy) {
 	if p.MIG.Mode == "" {
 		p.MIG.Mode = MIGOnDemand
 	}
+	if p.IdleInstances.MaxPerGPU == nil {
+		n := defaultIdlePerGPU
+		p.IdleInstances.MaxPerGPU = &n
+	}
+	if p.IdleInstances.MaxAge.Duration == 0 {
+		p.IdleInstances.MaxAge.Duration = defaultIdleMaxAge
+	}
+	if p.IdleInstances.Scope == "" {
+		p.IdleInstances.Scope = IdleScopeNamespace
+	}
 }
 
 func (c *NodeConfiguration) validate() error {
@@ -94,6 +133,15 @@ func (c *NodeConfiguration) validate() error {
 		}
 		if modes := []MIGMode{MIGOnDemand, MIGKeepOn, MIGOff}; !slices.Contains(modes, p.MIG.Mode) {
 			errs = append(errs, fmt.Errorf("policies[%d].mig.mode: %q is none of %q", i, p.MIG.Mode, modes))
+		}
+		if n := *p.IdleInstances.MaxPerGPU; n < 0 {
+			errs = append(errs, fmt.Errorf("policies[%d].idleInstances.maxPerGPU: %d is below 0", i, n))
+		}
+		if d := p.IdleInstances.MaxAge.Duration; d < 0 {
+			errs = append(errs, fmt.Errorf("policies[%d].idleInstances.maxAge: %s is below 0; maxPerGPU: 0 keeps none", i, d))
+		}
+		if scopes := []IdleScope{IdleScopeNamespace, IdleScopeNode}; !slices.Contains(scopes, p.IdleInstances.Scope) {
+			errs = append(errs, fmt.Errorf("policies[%d].idleInstances.scope: %q is none of %q", i, p.IdleInstances.Scope, scopes))
 		}
 		if n := p.TimeSlicing.Replicas; n < 0 || n > gpu.MaxReplicas {
 			errs = append(errs, fmt.Errorf("policies[%d].timeSlicing.replicas: %d is not in 0..%d: the scheduler's search time grows with every replica on the node", i, n, gpu.MaxReplicas))
@@ -118,4 +166,9 @@ func (c *NodeConfiguration) For(productName string) Policy {
 	var p Policy
 	setDefaults(&p)
 	return p
+}
+
+// Idle returns the policy for a board's idle instances.
+func (c *NodeConfiguration) Idle(productName string) IdleInstances {
+	return c.For(productName).IdleInstances
 }
