@@ -31,8 +31,8 @@ import (
 )
 
 type pluginFlags struct {
-	nvml, config, stateDir, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath        string
-	kubeletPluginsDir, kubeletRegistryDir, nodeName, driverName, kubeconfig, httpEndpoint, version string
+	nvml, config, stateDir, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath                                string
+	kubeletPluginsDir, kubeletRegistryDir, kubeletPodResourcesDir, nodeName, driverName, kubeconfig, httpEndpoint, version string
 }
 
 func newPluginCommand() *cobra.Command {
@@ -57,6 +57,7 @@ func newPluginCommand() *cobra.Command {
 	s.StringVar(&f.hookPath, "cdi-hook", "", "nvidia-cdi-hook, which is copied to where the host finds it; empty writes no hooks")
 	s.StringVar(&f.kubeletPluginsDir, "kubelet-plugins-dir", kubeletplugin.KubeletPluginsDir, "the kubelet's directory of plugins")
 	s.StringVar(&f.kubeletRegistryDir, "kubelet-registry-dir", kubeletplugin.KubeletRegistryDir, "the kubelet's directory of registration sockets")
+	s.StringVar(&f.kubeletPodResourcesDir, "kubelet-pod-resources-dir", "/var/lib/kubelet/pod-resources", "the directory of the kubelet's pod resources socket")
 	s.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of the node; default from NODE_NAME")
 	s.StringVar(&f.driverName, "driver-name", pool.DefaultDriver, "name of the DRA driver")
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
@@ -133,7 +134,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		return err
 	}
 
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(metrics.Engine(engine), node, publisher, fatal),
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(engine, node, publisher, metrics.Operation, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
 		kubeletplugin.Serialize(false))
@@ -150,6 +151,10 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		},
 		Published: func(ctx context.Context) error { return server.Complete(ctx, publisher.Resources().Pools[node.Name]) },
 	}
+	stale := &plugin.Stale{
+		Client: client, Records: records, Release: engine.Unprepare, Proc: "/proc",
+		InPods: plugin.PodResources(filepath.Join(f.kubeletPodResourcesDir, "kubelet.sock")),
+	}
 	var work errgroup.Group
 	run := func(part func() error) {
 		work.Go(func() error {
@@ -160,7 +165,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	run(func() error { return publisher.Run(ctx, helper.PublishResources) })
 	run(func() error {
-		plugin.Recover(ctx, engine.Recover, records, publisher.Wake)
+		plugin.Recover(ctx, func(ctx context.Context) error { return errors.Join(engine.Recover(ctx), stale.Sweep(ctx)) }, records, publisher.Wake)
 		return nil
 	})
 	if f.httpEndpoint != "" {

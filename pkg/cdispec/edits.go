@@ -55,7 +55,7 @@ func (w *Writer) device(ctx context.Context, d Device) (specs.ContainerEdits, er
 		edits, err = w.whole(ctx, d.GPU)
 	}
 	// Clipped by the append: what is kept is shared by all claims.
-	edits.Env = append(slices.Clip(edits.Env), d.variable())
+	edits.Env = append(slices.Clip(edits.Env), d.Variable())
 	return edits, err
 }
 

@@ -176,7 +176,7 @@ func (w *Writer) spec(ctx context.Context, claimUID string, devices []Device) (*
 		// Two requests can be given one device (admin access): it is one CDI device that tells both.
 		if n, again := at[d.Name]; again {
 			edits := &spec.Devices[n].ContainerEdits
-			edits.Env = append(edits.Env, d.variable())
+			edits.Env = append(edits.Env, d.Variable())
 			continue
 		}
 		edits, err := w.device(ctx, d)
@@ -306,8 +306,8 @@ func fileName(claimUID string) string {
 	return cdi.GenerateTransientSpecName(Vendor, Class, claimUID) + extension
 }
 
-// variable is the environment variable that tells a container the device's UUID.
-func (d Device) variable() string {
+// Variable is the environment variable that tells a container the device's UUID.
+func (d Device) Variable() string {
 	uuid := d.GPU.UUID
 	if d.Instance != nil && len(d.Instance.Compute) > 0 {
 		uuid = d.Instance.Compute[0].UUID

@@ -169,7 +169,7 @@ func TestInjection(t *testing.T) {
 					require.NoError(t, err)
 				}
 				require.Equal(t, 1, strings.Count(strings.Join(alone.Process.Env, "\n"), "NVIDIA_VISIBLE_DEVICES=void"))
-				require.Contains(t, alone.Process.Env, d.variable())
+				require.Contains(t, alone.Process.Env, d.Variable())
 
 				nodes := map[string]oci.LinuxDevice{}
 				for _, n := range alone.Linux.Devices {
@@ -196,7 +196,7 @@ func TestInjection(t *testing.T) {
 				require.ElementsMatch(t, want, got, "a container holds the nodes of its device and no others")
 			}
 			for _, d := range devices {
-				require.Contains(t, together.Process.Env, d.variable(), "several devices in one container keep their variables")
+				require.Contains(t, together.Process.Env, d.Variable(), "several devices in one container keep their variables")
 			}
 		})
 	}
@@ -338,8 +338,8 @@ func TestManyClaimsAtOnce(t *testing.T) {
 
 func TestVariables(t *testing.T) {
 	d := mig(board0, "prefer/3g-first", at(4), 9)
-	require.Equal(t, "KERF_PREFER_3G_FIRST_GPU_AAAAAAAA_MIG_1G10GB_4_UUID=MIG-aaaaaaaa-9", d.variable())
-	require.Equal(t, "KERF_GPU_GPU_AAAAAAAA_TIMESLICE_1_UUID="+board0.UUID, replica(board0, "gpu", 1).variable())
+	require.Equal(t, "KERF_PREFER_3G_FIRST_GPU_AAAAAAAA_MIG_1G10GB_4_UUID=MIG-aaaaaaaa-9", d.Variable())
+	require.Equal(t, "KERF_GPU_GPU_AAAAAAAA_TIMESLICE_1_UUID="+board0.UUID, replica(board0, "gpu", 1).Variable())
 }
 
 func BenchmarkWrite(b *testing.B) {

@@ -47,11 +47,15 @@ type Pool interface {
 	Confirm(ctx context.Context) error
 }
 
+// Observer is told of every claim's operation, "prepare" or "unprepare", when it has ended.
+type Observer func(operation string, took time.Duration, err error)
+
 // Driver answers the kubelet.
 type Driver struct {
-	engine Engine
-	node   pool.Node
-	pool   Pool
+	engine  Engine
+	node    pool.Node
+	pool    Pool
+	observe Observer
 	// fatal ends the process: it is called with errors that trying again does not mend.
 	fatal context.CancelCauseFunc
 }
@@ -59,8 +63,8 @@ type Driver struct {
 var _ kubeletplugin.DRAPlugin = &Driver{}
 
 // NewDriver makes the driver of a node.
-func NewDriver(engine Engine, node pool.Node, published Pool, fatal context.CancelCauseFunc) *Driver {
-	return &Driver{engine: engine, node: node, pool: published, fatal: fatal}
+func NewDriver(engine Engine, node pool.Node, published Pool, observe Observer, fatal context.CancelCauseFunc) *Driver {
+	return &Driver{engine: engine, node: node, pool: published, observe: observe, fatal: fatal}
 }
 
 // PrepareResourceClaims prepares the claims of a pod side by side. Each has its own result.
@@ -68,7 +72,11 @@ func (d *Driver) PrepareResourceClaims(ctx context.Context, all []*resourceapi.R
 	results := make([]kubeletplugin.PrepareResult, len(all))
 	var wg sync.WaitGroup
 	for i, c := range all {
-		wg.Go(func() { results[i] = d.prepare(ctx, c) })
+		wg.Go(func() {
+			began := time.Now()
+			results[i] = d.prepare(ctx, c)
+			d.observe("prepare", time.Since(began), results[i].Err)
+		})
 	}
 	wg.Wait()
 	byUID := make(map[types.UID]kubeletplugin.PrepareResult, len(all))
@@ -126,9 +134,11 @@ func (d *Driver) UnprepareResourceClaims(ctx context.Context, all []kubeletplugi
 	for i, c := range all {
 		wg.Go(func() {
 			logger := klog.FromContext(ctx).WithValues("claim", c.NamespacedName, "claimUID", c.UID)
+			began := time.Now()
 			if errs[i] = d.unprepare(klog.NewContext(ctx, logger), string(c.UID)); errs[i] != nil {
 				logger.Error(errs[i], "Claim not released")
 			}
+			d.observe("unprepare", time.Since(began), errs[i])
 		})
 	}
 	wg.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	resourceapi "k8s.io/api/resource/v1"
@@ -35,6 +36,8 @@ func (e *fakeEngine) Prepare(_ context.Context, c claims.Claim) ([]claims.Prepar
 
 func (e *fakeEngine) Unprepare(context.Context, string) error { return e.err }
 
+func unobserved(string, time.Duration, error) {}
+
 // catalogue is a pool of which no more than the names of its devices is known.
 type catalogue map[string]gpu.Device
 
@@ -63,7 +66,7 @@ func driver(t *testing.T, e plugin.Engine) *plugin.Driver {
 	b, err := gpu.BoardByName("H100-SXM5-80GB")
 	require.NoError(t, err)
 	node := pool.Node{Name: "node", Driver: pool.DefaultDriver}
-	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), func(error) {})
+	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), unobserved, func(error) {})
 }
 
 func claim(change func(*resourceapi.DeviceAllocationResult)) *resourceapi.ResourceClaim {
@@ -156,7 +159,7 @@ func TestABlockedReleaseSucceedsWhenTheAPIKnows(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, errs["uid"])
 
-	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, nil).UnprepareResourceClaims(t.Context(), claims)
+	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, unobserved, nil).UnprepareResourceClaims(t.Context(), claims)
 	require.NoError(t, err)
 	require.ErrorIs(t, errs["uid"], gpu.ErrInUse)
 	require.ErrorContains(t, errs["uid"], "connection refused")

@@ -48,26 +48,9 @@ func (m *Metrics) Call(op, _ string, took time.Duration, err error) {
 	m.calls.WithLabelValues(op, result(err)).Observe(took.Seconds())
 }
 
-// Engine takes down how long an engine's calls take.
-func (m *Metrics) Engine(e Engine) Engine { return timedEngine{e, m.operations} }
-
-type timedEngine struct {
-	Engine
-	operations *prometheus.HistogramVec
-}
-
-func (t timedEngine) Prepare(ctx context.Context, c claims.Claim) ([]claims.Prepared, error) {
-	began := time.Now()
-	prepared, err := t.Engine.Prepare(ctx, c)
-	t.operations.WithLabelValues("prepare", result(err)).Observe(time.Since(began).Seconds())
-	return prepared, err
-}
-
-func (t timedEngine) Unprepare(ctx context.Context, uid string) error {
-	began := time.Now()
-	err := t.Engine.Unprepare(ctx, uid)
-	t.operations.WithLabelValues("unprepare", result(err)).Observe(time.Since(began).Seconds())
-	return err
+// Operation takes down a claim's whole preparation or release, what refuses it before the engine included.
+func (m *Metrics) Operation(operation string, took time.Duration, err error) {
+	m.operations.WithLabelValues(operation, result(err)).Observe(took.Seconds())
 }
 
 // Locks takes down how long a journal's locks are waited for.

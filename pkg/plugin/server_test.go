@@ -2,7 +2,6 @@ package plugin_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,9 +15,9 @@ import (
 	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
-	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
 	"github.com/kerf-project/kerf/pkg/plugin"
@@ -94,10 +93,13 @@ func TestServe(t *testing.T) {
 	metrics := plugin.NewMetrics(registry, "v1")
 	require.NoError(t, plugin.CountInstances(registry, newWorld(t), func() int { return 2 }))
 
-	engine := metrics.Engine(&fakeEngine{})
-	_, err = engine.Prepare(t.Context(), claims.Claim{})
+	d := plugin.NewDriver(&fakeEngine{}, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogue{mig: {}}, metrics.Operation, nil)
+	refused := claim(func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Device = "gpu-9" })
+	refused.UID = "refused"
+	_, err = d.PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(nil), refused})
 	require.NoError(t, err)
-	require.Error(t, metrics.Engine(&fakeEngine{err: errors.New("broken")}).Unprepare(t.Context(), "uid"))
+	_, err = d.UnprepareResourceClaims(t.Context(), []kubeletplugin.NamespacedObject{{UID: "uid"}})
+	require.NoError(t, err)
 	j, err := journal.Open(t.TempDir())
 	require.NoError(t, err)
 	unlock, err := metrics.Locks(j).LockGPUs(t.Context(), "GPU-1")
@@ -135,7 +137,8 @@ func TestServe(t *testing.T) {
 	for _, line := range []string{
 		`kerf_build_info{version="v1"} 1`,
 		`kerf_claim_operation_duration_seconds_count{operation="prepare",result="success"} 1`,
-		`kerf_claim_operation_duration_seconds_count{operation="unprepare",result="failure"} 1`,
+		`kerf_claim_operation_duration_seconds_count{operation="prepare",result="failure"} 1`,
+		`kerf_claim_operation_duration_seconds_count{operation="unprepare",result="success"} 1`,
 		`kerf_lock_wait_seconds_count{lock="gpu"} 1`,
 		`kerf_nvml_call_duration_seconds_count{operation="create the GPU instance",result="failure"} 1`,
 		`kerf_instances{state="claimed"} 0`,
