@@ -2,6 +2,7 @@ package nvml
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -150,6 +151,27 @@ func (a *Adapter) find(ctx context.Context, uuid string) (*board, error) {
 	return nil, fmt.Errorf("GPU %s: %w among the %d of this node", uuid, gpu.ErrNotFound, len(a.session.boards))
 }
 
+// looks is how often a board is looked at when somebody changes it meanwhile.
+const looks = 3
+
+// steady looks at a board. If somebody resets it or changes its mode meanwhile,
+// the handle goes stale, and with a stale handle everything looks as if it were
+// not there: then it looks again.
+func steady[T any](a *Adapter, b *board, h nvml.Device, op string, look func(nvml.Device) (T, error)) (T, error) {
+	var zero T
+	for range looks {
+		seen, err := look(h)
+		if uuid, ret := h.GetUUID(); ret == nvml.SUCCESS && uuid == b.id() {
+			return seen, err
+		}
+		b.forget()
+		if h, err = a.device(b); err != nil {
+			return zero, fmt.Errorf("%s: %w", op, err)
+		}
+	}
+	return zero, fmt.Errorf("%s on %s: it was reset or changed its MIG mode meanwhile, %d times: %w", op, b, looks, gpu.ErrInUse)
+}
+
 // device returns a handle that was just seen to be that board's. A handle can go
 // stale when somebody else resets the board or changes its MIG mode, and NVML
 // may then use it for another device. It is looked up anew by PCI bus id:
@@ -161,6 +183,24 @@ func (a *Adapter) device(b *board) (nvml.Device, error) {
 		}
 		b.forget()
 	}
+	h, uuid, err := a.lookUp(b)
+	// Stale again already: it is just being reset or changing its mode.
+	for n := 1; n < looks && errors.Is(err, nvml.ERROR_INVALID_ARGUMENT); n++ {
+		h, uuid, err = a.lookUp(b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if id := b.id(); id != "" && id != uuid {
+		return nil, fmt.Errorf("look up the handle of %s: %w: its place is taken by %s", b, gpu.ErrNotFound, uuid)
+	}
+	b.uuid.Store(&uuid)
+	b.handle = h
+	return h, nil
+}
+
+// lookUp asks for the handle of what is in the board's place, and for its UUID.
+func (a *Adapter) lookUp(b *board) (nvml.Device, string, error) {
 	h, ret := nvml.Device(nil), nvml.ERROR_NOT_FOUND
 	if g := b.last.Load(); g != nil {
 		h, ret = a.lib.DeviceGetHandleByPciBusId(g.PCIBusID)
@@ -169,16 +209,11 @@ func (a *Adapter) device(b *board) (nvml.Device, error) {
 		h, ret = a.lib.DeviceGetHandleByIndex(b.index)
 	}
 	if ret != nvml.SUCCESS {
-		return nil, failed("look up the handle", b, ret)
+		return nil, "", failed("look up the handle", b, ret)
 	}
 	uuid, ret := h.GetUUID()
 	if ret != nvml.SUCCESS {
-		return nil, failed("read the UUID", b, ret)
+		return nil, "", failed("read the UUID", b, ret)
 	}
-	if id := b.id(); id != "" && id != uuid {
-		return nil, fmt.Errorf("look up the handle of %s: %w: its place is taken by %s", b, gpu.ErrNotFound, uuid)
-	}
-	b.uuid.Store(&uuid)
-	b.handle = h
-	return h, nil
+	return h, uuid, nil
 }

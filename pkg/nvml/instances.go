@@ -11,51 +11,82 @@ import (
 	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
-// instances lists the GPU instances per profile, over all profiles: enumerating
-// MIG devices would miss those without a compute instance.
+// errVanished is what describe wraps for a GPU instance that somebody destroyed while it was read.
+var errVanished = fmt.Errorf("it vanished while it was read: %w", gpu.ErrNotFound)
+
+// instances lists the GPU instances. Others create and destroy some meanwhile, so
+// that what is found may be no state that the board ever was in: then it is
+// listed again. What vanishes even from the last list is left out.
 func (b *board) instances(h nvml.Device) ([]gpu.Instance, error) {
-	var all []gpu.Instance
+	for n := 1; ; n++ {
+		all, moved, err := b.walk(h)
+		if err != nil || !moved || n == looks {
+			return all, err
+		}
+	}
+}
+
+// walk lists the GPU instances per profile, over all profiles: enumerating MIG
+// devices would miss those without a compute instance. moved tells that somebody
+// was seen to change them meanwhile.
+func (b *board) walk(h nvml.Device) (all []gpu.Instance, moved bool, err error) {
 	for n := range b.constant.profiles {
 		p := &b.constant.profiles[n]
 		found, ret := h.GetGpuInstances(&p.info)
-		if absent(ret) {
+		if gone(ret) == nvml.ERROR_NOT_FOUND {
 			continue
 		}
 		if ret != nvml.SUCCESS {
-			return nil, failed("list the GPU instances of "+p.Name, b, ret)
+			return nil, false, failed("list the GPU instances of "+p.Name, b, ret)
 		}
 		for _, gi := range found {
 			i, err := b.describe(h, p, gi)
-			if errors.Is(err, gpu.ErrNotFound) {
-				// Somebody destroyed it since it was listed.
+			if errors.Is(err, errVanished) {
+				moved = true
 				continue
 			}
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			all = append(all, i)
 		}
 	}
 	slices.SortFunc(all, func(x, y gpu.Instance) int { return x.Placement.Start - y.Placement.Start })
-	return all, nil
+	for n := 1; n < len(all); n++ {
+		// One was read, and then another that was made in its place.
+		moved = moved || all[n].Placement.Overlaps(all[n-1].Placement)
+	}
+	return all, moved, nil
+}
+
+// identify reads which GPU instance of a profile it is.
+func (b *board) identify(p *profile, gi nvml.GpuInstance) (gpu.Instance, error) {
+	info, ret := gi.GetInfo()
+	if gone(ret) == nvml.ERROR_NOT_FOUND || ret == nvml.SUCCESS && int(info.ProfileId) != p.ID {
+		return gpu.Instance{}, fmt.Errorf("a GPU instance of %s on %s: %w", p.Name, b, errVanished)
+	}
+	if ret != nvml.SUCCESS {
+		return gpu.Instance{}, failed("read a GPU instance of "+p.Name, b, ret)
+	}
+	return gpu.Instance{
+		GPU: b.id(), Profile: p.Name, ID: int(info.Id),
+		Placement: gpu.Placement{Start: int(info.Placement.Start), Size: int(info.Placement.Size)},
+	}, nil
 }
 
 // describe reads one GPU instance and its compute instances.
 func (b *board) describe(h nvml.Device, p *profile, gi nvml.GpuInstance) (gpu.Instance, error) {
-	info, ret := gi.GetInfo()
-	if ret != nvml.SUCCESS {
-		return gpu.Instance{}, failed("read a GPU instance of "+p.Name, b, gone(ret))
-	}
-	if err := p.learnCompute(b, gi); err != nil {
+	i, err := b.identify(p, gi)
+	if err != nil {
 		return gpu.Instance{}, err
 	}
-	i := gpu.Instance{
-		GPU: b.id(), Profile: p.Name, ID: int(info.Id),
-		Placement: gpu.Placement{Start: int(info.Placement.Start), Size: int(info.Placement.Size)},
+	shapes, err := p.learnCompute(b, gi)
+	if err != nil {
+		return gpu.Instance{}, err
 	}
-	for _, c := range p.compute {
+	for _, c := range shapes {
 		found, ret := gi.GetComputeInstances(&c)
-		if absent(ret) {
+		if gone(ret) == nvml.ERROR_NOT_FOUND {
 			continue
 		}
 		if ret != nvml.SUCCESS {
@@ -70,6 +101,12 @@ func (b *board) describe(h nvml.Device, p *profile, gi nvml.GpuInstance) (gpu.In
 				return gpu.Instance{}, failed(fmt.Sprintf("read a compute instance of GPU instance %d", i.ID), b, ret)
 			}
 			uuid, err := b.migUUID(h, computeID{i.ID, int(info.Id)})
+			if errors.Is(err, gpu.ErrNotFound) {
+				if _, ret := ci.GetInfo(); gone(ret) == nvml.ERROR_NOT_FOUND {
+					// Somebody destroyed it since it was listed.
+					continue
+				}
+			}
 			if err != nil {
 				return gpu.Instance{}, err
 			}
@@ -77,6 +114,12 @@ func (b *board) describe(h nvml.Device, p *profile, gi nvml.GpuInstance) (gpu.In
 		}
 	}
 	slices.SortFunc(i.Compute, func(x, y gpu.ComputeInstance) int { return x.ID - y.ID })
+	// If somebody destroyed it meanwhile, what has its id now is another.
+	if still, err := b.identify(p, gi); err != nil {
+		return gpu.Instance{}, err
+	} else if still.ID != i.ID || still.Placement != i.Placement {
+		return gpu.Instance{}, fmt.Errorf("a GPU instance of %s on %s: %w", p.Name, b, errVanished)
+	}
 	return i, nil
 }
 
@@ -187,7 +230,15 @@ func (a *Adapter) CreateComputeInstance(ctx context.Context, i gpu.Instance) (gp
 		if err != nil {
 			return gpu.Instance{}, err
 		}
-		ci, ret := gi.CreateComputeInstance(p.whole())
+		whole := slices.IndexFunc(p.compute, p.spans)
+		if whole < 0 {
+			return gpu.Instance{}, fmt.Errorf("%s on %s: no compute instance spans a %s: %w", op, b, p.Name, gpu.ErrNotSupported)
+		}
+		ci, ret := gi.CreateComputeInstance(&p.compute[whole])
+		if ret == nvml.ERROR_INVALID_ARGUMENT {
+			// The arguments are the driver's own: the GPU instance is gone.
+			ret = nvml.ERROR_NOT_FOUND
+		}
 		if ret != nvml.SUCCESS {
 			return gpu.Instance{}, failed(op, b, ret)
 		}
@@ -219,7 +270,7 @@ func (a *Adapter) DestroyComputeInstance(ctx context.Context, i gpu.Instance) (g
 				ret = ci.Destroy()
 			}
 			if ret != nvml.SUCCESS {
-				return left, failed(op, b, ret)
+				return left, failed(op, b, gone(ret))
 			}
 			left.Compute = left.Compute[1:]
 		}
@@ -239,7 +290,7 @@ func (a *Adapter) DestroyGPUInstance(ctx context.Context, i gpu.Instance) error 
 			return struct{}{}, err
 		}
 		if ret := gi.Destroy(); ret != nvml.SUCCESS {
-			return struct{}{}, failed(op, b, ret)
+			return struct{}{}, failed(op, b, gone(ret))
 		}
 		return struct{}{}, nil
 	})

@@ -138,7 +138,7 @@ func TestInUse(t *testing.T) {
 
 	processes, err := a.Processes(t.Context(), uuid)
 	require.NoError(t, err)
-	require.Equal(t, []gpu.Process{{PID: 4711}}, processes)
+	require.Equal(t, []gpu.Process{{PID: 4711, GPUInstance: i.ID}}, processes)
 
 	require.NoError(t, sim.RemoveClient(uuid, 4711))
 	processes, err = a.Processes(t.Context(), uuid)

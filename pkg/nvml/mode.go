@@ -1,6 +1,7 @@
 package nvml
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,43 +129,57 @@ func fabricState(b *board, h nvml.Device) (uint8, error) {
 // host's pid namespace NVML sees none, and a handle is no process.
 func (a *Adapter) Processes(ctx context.Context, uuid string) ([]gpu.Process, error) {
 	return onGPU(ctx, a, uuid, opProcesses, func(b *board, h nvml.Device) ([]gpu.Process, error) {
-		var pids []int
-		collect := func(d nvml.Device) nvml.Return {
-			for _, list := range []func() ([]nvml.ProcessInfo, nvml.Return){d.GetComputeRunningProcesses, d.GetGraphicsRunningProcesses} {
-				found, ret := list()
-				if ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
-					return ret
-				}
-				for _, p := range found {
-					pids = append(pids, int(p.Pid))
-				}
-			}
-			return nvml.SUCCESS
-		}
-		ret := collect(h)
-		if ret == nvml.SUCCESS {
-			if mode, err := migMode(b, h); err != nil {
-				return nil, err
-			} else if mode.Current {
-				ret = eachMIGDevice(h, collect)
-			}
-		}
-		if ret != nvml.SUCCESS {
-			return nil, failed(opProcesses, b, ret)
-		}
-		slices.Sort(pids)
-		all := []gpu.Process{}
-		for _, pid := range slices.Compact(pids) {
-			all = append(all, gpu.Process{PID: pid, Command: a.command(pid)})
-		}
-		return all, nil
+		return steady(a, b, h, opProcesses, func(h nvml.Device) ([]gpu.Process, error) { return a.processes(b, h) })
 	})
 }
 
-func (a *Adapter) command(pid int) string {
-	name, err := os.ReadFile(filepath.Join(a.hostRoot, "proc", strconv.Itoa(pid), "comm"))
+func (a *Adapter) processes(b *board, h nvml.Device) ([]gpu.Process, error) {
+	found := map[gpu.Process]bool{}
+	collect := func(d nvml.Device) nvml.Return {
+		for _, list := range []func() ([]nvml.ProcessInfo, nvml.Return){d.GetComputeRunningProcesses, d.GetGraphicsRunningProcesses} {
+			processes, ret := list()
+			if ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
+				return ret
+			}
+			for _, p := range processes {
+				// NVML says -1 for a process that is on no instance. The board's list has those on instances as well.
+				found[gpu.Process{PID: int(p.Pid), GPUInstance: int(int32(p.GpuInstanceId))}] = true
+			}
+		}
+		return nvml.SUCCESS
+	}
+	ret := collect(h)
+	if ret == nvml.SUCCESS {
+		if mode, err := migMode(b, h); err != nil {
+			return nil, err
+		} else if mode.Current {
+			ret = eachMIGDevice(h, collect)
+		}
+	}
+	if ret != nvml.SUCCESS {
+		return nil, failed(opProcesses, b, ret)
+	}
+	all := []gpu.Process{}
+	for p := range found {
+		p.Command, p.InPod = a.command(p.PID), a.inPod(p.PID)
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(x, y gpu.Process) int {
+		return cmp.Or(cmp.Compare(x.PID, y.PID), cmp.Compare(x.GPUInstance, y.GPUInstance))
+	})
+	return all, nil
+}
+
+func (a *Adapter) command(pid int) string { return strings.TrimSpace(a.proc(pid, "comm")) }
+
+// inPod looks for the parent cgroup that the kubelet gives all pods, with either cgroup driver.
+func (a *Adapter) inPod(pid int) bool { return strings.Contains(a.proc(pid, "cgroup"), "kubepods") }
+
+// proc reads a file of a process, empty where the process has ended.
+func (a *Adapter) proc(pid int, file string) string {
+	text, err := os.ReadFile(filepath.Join(a.hostRoot, "proc", strconv.Itoa(pid), file))
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(name))
+	return string(text)
 }

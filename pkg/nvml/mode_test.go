@@ -74,7 +74,13 @@ func TestToggleInUse(t *testing.T) {
 	require.Equal(t, gpu.MIGMode{Capable: true}, g.MIG, "nothing is left pending for some later reset")
 	processes, err := a.Processes(t.Context(), uuid)
 	require.NoError(t, err)
-	require.Equal(t, []gpu.Process{{PID: 77, Command: "nv-hostengine"}}, processes)
+	require.Equal(t, []gpu.Process{{PID: 77, Command: "nv-hostengine", GPUInstance: -1}}, processes)
+
+	pod := "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-2.scope\n"
+	require.NoError(t, os.WriteFile(filepath.Join(host, "proc/77/cgroup"), []byte(pod), 0o644))
+	processes, err = a.Processes(t.Context(), uuid)
+	require.NoError(t, err)
+	require.True(t, processes[0].InPod)
 
 	require.NoError(t, sim.RemoveClient(uuid, 77))
 	require.NoError(t, a.SetMIGMode(t.Context(), uuid, true))

@@ -100,19 +100,20 @@ func (c *constant) profile(name string) (*profile, error) {
 	return nil, fmt.Errorf("profile %s: %w on a board of model %s", name, gpu.ErrNotFound, c.gpu.ProductName)
 }
 
-// learnCompute reads the compute instance profiles from the first instance of the profile that is met.
-func (p *profile) learnCompute(b *board, gi nvml.GpuInstance) error {
+// learnCompute reads the compute instance profiles that an instance of the
+// profile offers, and remembers them from the first one that tells them all.
+func (p *profile) learnCompute(b *board, gi nvml.GpuInstance) ([]nvml.ComputeInstanceProfileInfo, error) {
 	if p.compute != nil {
-		return nil
+		return p.compute, nil
 	}
 	var all []nvml.ComputeInstanceProfileInfo
 	for n := range nvml.COMPUTE_INSTANCE_PROFILE_COUNT {
 		info, ret := gi.GetComputeInstanceProfileInfo(n, nvml.COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED)
-		if absent(ret) {
+		if gone(ret) == nvml.ERROR_NOT_FOUND {
 			continue
 		}
 		if ret != nvml.SUCCESS {
-			return failed(fmt.Sprintf("read compute instance profile %d of %s", n, p.Name), b, ret)
+			return nil, failed(fmt.Sprintf("read compute instance profile %d of %s", n, p.Name), b, ret)
 		}
 		if !slices.ContainsFunc(all, func(o nvml.ComputeInstanceProfileInfo) bool { return o.Id == info.Id }) {
 			all = append(all, info)
@@ -120,18 +121,14 @@ func (p *profile) learnCompute(b *board, gi nvml.GpuInstance) error {
 	}
 	// An instance that somebody destroys meanwhile offers ever less. The whole is
 	// the last of the plain ones, so with it nothing of importance is missing.
-	if !slices.ContainsFunc(all, p.spans) {
-		return fmt.Errorf("compute instance over all of %s on %s: %w", p.Name, b, gpu.ErrNotFound)
+	if slices.ContainsFunc(all, p.spans) {
+		p.compute = all
 	}
-	p.compute = all
-	return nil
+	return all, nil
 }
 
-// whole is the compute instance profile that spans the GPU instance: of several the first, which is the plain one.
-func (p *profile) whole() *nvml.ComputeInstanceProfileInfo {
-	return &p.compute[slices.IndexFunc(p.compute, p.spans)]
-}
-
+// spans reports whether it is a compute instance over all of the GPU instance.
+// There can be several such profiles: the first is the plain one.
 func (p *profile) spans(c nvml.ComputeInstanceProfileInfo) bool {
 	return c.SliceCount == p.info.SliceCount
 }

@@ -60,32 +60,39 @@ func (a *Adapter) GPU(ctx context.Context, uuid string) (gpu.GPU, error) {
 
 func (a *Adapter) read(ctx context.Context, b *board) (gpu.GPU, error) {
 	return call(ctx, a, b, opRead, func(h nvml.Device) (gpu.GPU, error) {
-		c, err := a.constantOf(b, h)
+		g, err := steady(a, b, h, opRead, func(h nvml.Device) (gpu.GPU, error) { return a.look(b, h) })
 		if err != nil {
 			return gpu.GPU{}, err
-		}
-		g := c.gpu
-		if g.PCIBusID, err = a.busID(b, h); err != nil {
-			return gpu.GPU{}, err
-		}
-		g.NUMANode, g.PCIeRoot = a.topology(g.PCIBusID)
-		q := &questions{board: b}
-		g.Index = ask(q, "index", h.GetIndex)
-		g.Minor = ask(q, "minor number", h.GetMinorNumber)
-		if q.err != nil {
-			return gpu.GPU{}, q.err
-		}
-		if g.MIG, err = migMode(b, h); err != nil {
-			return gpu.GPU{}, err
-		}
-		if g.MIG.Current {
-			if g.Instances, err = b.instances(h); err != nil {
-				return gpu.GPU{}, err
-			}
 		}
 		b.last.Store(&g)
 		return g, nil
 	})
+}
+
+// look reads the board once.
+func (a *Adapter) look(b *board, h nvml.Device) (gpu.GPU, error) {
+	c, err := a.constantOf(b, h)
+	if err != nil {
+		return gpu.GPU{}, err
+	}
+	g := c.gpu
+	if g.PCIBusID, err = a.busID(b, h); err != nil {
+		return gpu.GPU{}, err
+	}
+	g.NUMANode, g.PCIeRoot = a.topology(g.PCIBusID)
+	q := &questions{board: b}
+	g.Index = ask(q, "index", h.GetIndex)
+	g.Minor = ask(q, "minor number", h.GetMinorNumber)
+	if q.err != nil {
+		return gpu.GPU{}, q.err
+	}
+	if g.MIG, err = migMode(b, h); err != nil {
+		return gpu.GPU{}, err
+	}
+	if g.MIG.Current {
+		g.Instances, err = b.instances(h)
+	}
+	return g, err
 }
 
 // migMode reads the mode; a board that does not support it is not an error.
@@ -181,6 +188,10 @@ func (a *Adapter) constantOf(b *board, h nvml.Device) (*constant, error) {
 		for _, p := range c.profiles {
 			c.gpu.Profiles = append(c.gpu.Profiles, p.Profile)
 		}
+	}
+	// With a handle that went stale meanwhile, profiles look as if the board had none.
+	if _, ret := h.GetUUID(); ret != nvml.SUCCESS {
+		return nil, failed("read the profiles", b, ret)
 	}
 	b.constant = c
 	return c, nil
