@@ -46,7 +46,7 @@ func newPluginCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runPlugin(cmd.Context(), f) },
 	}
 	s := cmd.Flags()
-	s.StringVar(&f.nvml, "nvml", "real", "where the GPUs are: real[:path of libnvidia-ml.so.1; default: looked for below --driver-root], or sim:<boards>,state=<directory> for simulated ones")
+	s.StringVar(&f.nvml, "nvml", "real", "where the GPUs are: real[:path of libnvidia-ml.so.1; default: looked for below --driver-root], or sim:<boards>,state=<directory>[,seed=N][,mig=on][,faults=<file>][,latency=typical][,lock=global] for simulated ones")
 	s.StringVar(&f.config, "config", "", "file with the NodeConfiguration; empty offers every board with the defaults")
 	s.StringVar(&f.stateDir, "state-dir", "/var/lib/kerf", "directory of what outlives a reboot: what was published last")
 	s.StringVar(&f.runDir, "run-dir", "/run/kerf", "directory of the journal, on a tmpfs")

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -48,7 +50,7 @@ func newSimCommand() *cobra.Command {
 		return n.RemoveClient(args[0], pid)
 	}))
 	sim.AddCommand(
-		simList(do), simCreate(do), client, simXid(do),
+		simList(do), simCreate(do), client, simXid(do), simFaults(do),
 		simAct(do, "destroy-instance GPU ID", "Destroy a GPU instance and its compute instances", func(n *nvmlsim.Node, args []string) error {
 			id, err := strconv.Atoi(args[1])
 			if err != nil {
@@ -191,7 +193,24 @@ func simClientAdd(do simBody) *cobra.Command {
 	add.Flags().IntVar(&ci, "ci", 0, "compute instance id, with --gi")
 	add.Flags().StringVar(&c.Command, "command", "outside", "name of its program")
 	add.Flags().BoolVar(&c.Process, "process", false, "it runs CUDA, rather than only holding a handle as DCGM does")
+	add.Flags().BoolVar(&c.InPod, "in-pod", false, "it runs in a container of a pod")
 	return add
+}
+
+func simFaults(do simBody) *cobra.Command {
+	return &cobra.Command{
+		Use: "faults", Short: "Print how often each fault of --nvml=sim:…,faults=FILE was met", Args: cobra.NoArgs,
+		RunE: do(func(cmd *cobra.Command, n *nvmlsim.Node, _ []string) error {
+			calls, err := n.FaultCalls()
+			if err != nil {
+				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(calls)) {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %d\n", name, calls[name])
+			}
+			return nil
+		}),
+	}
 }
 
 func simXid(do simBody) *cobra.Command {

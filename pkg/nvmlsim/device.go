@@ -47,6 +47,11 @@ func (d *device) change(op string, f func(*state, *board) nvml.Return) nvml.Retu
 	if _, _, ret := d.look(op); ret != nvml.SUCCESS {
 		return ret
 	}
+	return d.update(op, f)
+}
+
+// update is the second part of a call that changes the board.
+func (d *device) update(op string, f func(*state, *board) nvml.Return) nvml.Return {
 	ret, err := d.session.kernel.update(func(st *state) nvml.Return {
 		g, ret := d.board(st)
 		if ret != nvml.SUCCESS {
@@ -57,7 +62,7 @@ func (d *device) change(op string, f func(*state, *board) nvml.Return) nvml.Retu
 	if err != nil {
 		return d.session.broken(op, d.index, err)
 	}
-	return ret
+	return d.session.done(op, d.index, ret)
 }
 
 // read is look for a call that has one result.
@@ -92,14 +97,18 @@ func (d *device) SetMigMode(mode int) (nvml.Return, nvml.Return) {
 	if mode != nvml.DEVICE_MIG_ENABLE && mode != nvml.DEVICE_MIG_DISABLE {
 		return nvml.ERROR_INVALID_ARGUMENT, nvml.ERROR_INVALID_ARGUMENT
 	}
+	_, fault := d.session.begin("SetMigMode", d.index)
+	if fault.ret != nvml.SUCCESS {
+		return fault.ret, fault.ret
+	}
 	activation := nvml.ERROR_UNKNOWN
-	ret := d.change("SetMigMode", func(st *state, _ *board) nvml.Return {
+	ret := d.update("SetMigMode", func(st *state, _ *board) nvml.Return {
 		held, err := d.session.heldByOthers(d.index)
 		if err != nil {
 			return d.session.broken("SetMigMode", d.index, err)
 		}
 		var ret nvml.Return
-		ret, activation = st.setMIGMode(d.index, mode == nvml.DEVICE_MIG_ENABLE, held)
+		ret, activation = st.setMIGMode(d.index, mode == nvml.DEVICE_MIG_ENABLE, held, fault.activation)
 		return ret
 	})
 	if ret != nvml.SUCCESS {
@@ -301,7 +310,7 @@ func (d *device) GetGpuFabricInfo() (nvml.GpuFabricInfo, nvml.Return) {
 	copy(info.ClusterUuid[:], "kerf simulated ")
 	if g.FabricReads > 0 {
 		info = nvml.GpuFabricInfo{State: nvml.GPU_FABRIC_STATE_IN_PROGRESS}
-		ret = d.change("GetGpuFabricInfo", func(_ *state, g *board) nvml.Return {
+		ret = d.update("GetGpuFabricInfo", func(_ *state, g *board) nvml.Return {
 			g.FabricReads = max(g.FabricReads-1, 0)
 			return nvml.SUCCESS
 		})

@@ -79,6 +79,9 @@ func (d *device) RegisterEvents(types uint64, set nvml.EventSet) nvml.Return {
 
 // Wait blocks its caller, as NVML does, until there is an event or the time is over.
 func (e *eventSet) Wait(timeoutMillis uint32) (nvml.EventData, nvml.Return) {
+	if _, ret := e.session.enter("EventSetWait", -1); ret != nvml.SUCCESS {
+		return nvml.EventData{}, ret
+	}
 	deadline := time.Now().Add(time.Duration(timeoutMillis) * time.Millisecond)
 	for {
 		data, ret := e.poll()
@@ -91,7 +94,7 @@ func (e *eventSet) Wait(timeoutMillis uint32) (nvml.EventData, nvml.Return) {
 
 func (e *eventSet) poll() (nvml.EventData, nvml.Return) {
 	s := e.session
-	st, ret := s.enter("EventSetWait", -1)
+	st, ret := s.view("EventSetWait", -1)
 	if ret != nvml.SUCCESS {
 		return nvml.EventData{}, ret
 	}

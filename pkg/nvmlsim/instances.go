@@ -57,7 +57,7 @@ func (i *gpuInstance) change(op string, f func(*board) nvml.Return) nvml.Return 
 	if err != nil {
 		return s.broken(op, i.parent.index, err)
 	}
-	return ret
+	return s.done(op, i.parent.index, ret)
 }
 
 func (i *gpuInstance) GetInfo() (nvml.GpuInstanceInfo, nvml.Return) {

@@ -148,8 +148,9 @@ func (g *board) destroyCompute(gi, id int) nvml.Return {
 }
 
 // setMIGMode asks for a mode. The first answer is about the request, the second
-// about whether it is in effect. held is true where a session holds the board.
-func (s *state) setMIGMode(index int, on, held bool) (nvml.Return, nvml.Return) {
+// about whether it is in effect. held is true where a session holds the board;
+// with fault, the request is not activated for that reason.
+func (s *state) setMIGMode(index int, on, held bool, fault nvml.Return) (nvml.Return, nvml.Return) {
 	g := &s.GPUs[index]
 	b := g.table
 	switch {
@@ -162,6 +163,8 @@ func (s *state) setMIGMode(index int, on, held bool) (nvml.Return, nvml.Return) 
 	// The request stands even where it can't take effect now (nvml.h: pending is the target of the next activation).
 	g.Pending = on
 	switch {
+	case fault != nvml.SUCCESS:
+		return nvml.SUCCESS, fault
 	case held || len(g.Clients) > 0 || len(g.Instances) > 0:
 		return nvml.SUCCESS, nvml.ERROR_IN_USE
 	case b.ToggleNeedsReset:

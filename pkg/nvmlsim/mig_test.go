@@ -56,6 +56,25 @@ func TestCreationRules(t *testing.T) {
 	}
 }
 
+// The simulated driver refuses exactly what the model of boards calls a collision.
+func TestCollisionsAreThoseOfTheModel(t *testing.T) {
+	for _, b := range migBoards() {
+		model := gpu.GPU{UUID: "g", Profiles: b.Profiles}
+		device := func(p gpu.Placed) gpu.Device {
+			return gpu.Device{Type: gpu.TypeMIG, GPU: "g", Profile: p.Profile.Name, Placement: p.Placement}
+		}
+		for _, first := range gpu.AllPlaced(b.Profiles) {
+			for _, second := range gpu.AllPlaced(b.Profiles) {
+				g := board{table: &b, MIG: true}
+				_, ret := g.createInstance(first.Profile.ID, &first.Placement)
+				require.Equal(t, nvml.SUCCESS, ret)
+				_, ret = g.createInstance(second.Profile.ID, &second.Placement)
+				require.Equal(t, model.Collide(device(first), device(second)), ret == nvml.ERROR_INSUFFICIENT_RESOURCES, "%s: %s, then %s", b.Name, device(first), device(second))
+			}
+		}
+	}
+}
+
 func TestDriversChoiceFragments(t *testing.T) {
 	d := handle(t, newNode(t, "1xA100-SXM4-40GB,mig=on"), 0)
 	for _, enum := range []int{g1, g1, g2} {

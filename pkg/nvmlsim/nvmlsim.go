@@ -1,20 +1,3 @@
-// Package nvmlsim is a simulated node with NVIDIA boards, below the line that
-// NVML draws: a stateful nvml.Interface, and the host tree that goes with it
-// (/proc, /dev, /sys and the driver's root).
-//
-// Its kernel is a state directory: the boards and instances live there, outlive
-// the process as those of hardware do, and are the same for every process that
-// opens the directory. A session, which is what Node.Interface gives, dies with
-// its process. The outside world (other agents, failures, reboots) acts through
-// the other methods of Node, as the command "kerf sim" does.
-//
-// No rule is kinder than the hardware's. The rules come from nvml.h and the MIG
-// guide; what no source states outright is marked [inferred] where it stands.
-// Calls that are not simulated answer NOT_SUPPORTED.
-//
-// The package owns everything below the state directory and touches nothing
-// beside it. Only programs and tests use it: what speaks to hardware gets it as
-// an nvml.Interface.
 package nvmlsim
 
 import (
@@ -24,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"k8s.io/klog/v2"
@@ -39,6 +23,19 @@ type options struct {
 	logger klog.Logger
 	smi    string
 	proc   string
+	trace  func(op string, gpu int)
+	sleep  func(time.Duration)
+}
+
+func (o options) with(more []Option) options {
+	for _, option := range more {
+		option(&o)
+	}
+	return o
+}
+
+func defaults() options {
+	return options{logger: klog.Background(), proc: "/proc/devices", sleep: time.Sleep}
 }
 
 // WithLogger sets who hears of failures of the simulation itself.
@@ -48,6 +45,14 @@ func WithLogger(l klog.Logger) Option { return func(o *options) { o.logger = l }
 // if it is not there. Without this option the file SMIProgram beside the running
 // program is taken, and where there is none, the driver has no nvidia-smi.
 func WithSMI(path string) Option { return func(o *options) { o.smi = path } }
+
+// WithTrace sets who is told of every call of this process that reaches the
+// driver, before it is served, in the goroutine of the caller: the operation and
+// the index of its board, -1 where it names none.
+func WithTrace(trace func(op string, gpu int)) Option { return func(o *options) { o.trace = trace } }
+
+// withSleep sets how time passes, for tests.
+func withSleep(sleep func(time.Duration)) Option { return func(o *options) { o.sleep = sleep } }
 
 // withProc sets where the majors that are taken are read from, for tests.
 func withProc(path string) Option { return func(o *options) { o.proc = path } }
@@ -62,10 +67,7 @@ type Node struct {
 // Open opens a simulated node. On first use of the state directory the boards
 // are made; later the specification must name the same boards and seed.
 func Open(spec Spec, opts ...Option) (*Node, error) {
-	o := options{logger: klog.Background(), proc: "/proc/devices"}
-	for _, option := range opts {
-		option(&o)
-	}
+	o := defaults().with(opts)
 	if len(spec.Boards) == 0 || !filepath.IsAbs(spec.StateDir) {
 		return nil, errors.New("a simulated node needs boards and an absolute state directory")
 	}
@@ -78,10 +80,7 @@ func Open(spec Spec, opts ...Option) (*Node, error) {
 // OpenExisting opens the simulated node in a state directory as it is, for the
 // outside world: it makes no boards and installs no program.
 func OpenExisting(dir string, opts ...Option) (*Node, error) {
-	o := options{logger: klog.Background(), proc: "/proc/devices"}
-	for _, option := range opts {
-		option(&o)
-	}
+	o := defaults().with(opts)
 	if _, err := os.Stat(filepath.Join(dir, "state.json")); err != nil {
 		return nil, fmt.Errorf("no simulated node in %s: %w", dir, err)
 	}
@@ -91,8 +90,12 @@ func OpenExisting(dir string, opts ...Option) (*Node, error) {
 func open(dir string, spec *Spec, o options) (*Node, error) {
 	n := &Node{kernel: &kernel{dir: dir}, tree: &tree{root: filepath.Join(dir, "root"), driver: filepath.Join(dir, "driver")}}
 	n.kernel.changed = n.tree.update
-	n.session = newSession(n.kernel, o.logger)
-	err := n.kernel.locked(func() error {
+	e, err := newExperiment(n.kernel, spec, o)
+	if err != nil {
+		return nil, fmt.Errorf("open the simulated node in %s: %w", dir, err)
+	}
+	n.session = newSession(n.kernel, e, o.logger)
+	err = n.kernel.locked(func() error {
 		if spec != nil {
 			if err := n.begin(*spec, o); err != nil {
 				return err

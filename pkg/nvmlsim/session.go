@@ -30,8 +30,9 @@ type session struct {
 		compute  *mock.ComputeInstance
 		events   *mock.EventSet
 	}
-	kernel *kernel
-	logger klog.Logger
+	kernel     *kernel
+	experiment *experiment
+	logger     klog.Logger
 
 	mu sync.Mutex
 	// users counts Init and Shutdown.
@@ -44,9 +45,9 @@ type session struct {
 
 var _ nvml.Interface = (*session)(nil)
 
-func newSession(k *kernel, logger klog.Logger) *session {
+func newSession(k *kernel, e *experiment, logger klog.Logger) *session {
 	s := &session{
-		Interface: refuseUnset(&mock.Interface{}), kernel: k, logger: logger,
+		Interface: refuseUnset(&mock.Interface{}), kernel: k, experiment: e, logger: logger,
 		holds: map[int]*hold{}, events: map[*eventSet]bool{},
 	}
 	s.unset.device = refuseUnset(&mock.Device{})
@@ -57,8 +58,48 @@ func newSession(k *kernel, logger klog.Logger) *session {
 }
 
 // enter begins every call that needs the driver, and gives the state as it is
-// now. op is the name of the call, gpu the board's index or -1.
+// then. op is the name of the call, one of Operations, gpu the board's index, if
+// there is such a board.
 func (s *session) enter(op string, gpu int) (*state, nvml.Return) {
+	st, o := s.begin(op, gpu)
+	return st, o.ret
+}
+
+// begin is enter with all that a fault can have as its outcome.
+func (s *session) begin(op string, gpu int) (*state, outcome) {
+	st, ret := s.view(op, gpu)
+	if ret != nvml.SUCCESS {
+		return nil, outcome{ret: ret}
+	}
+	if gpu < 0 || gpu >= len(st.GPUs) {
+		gpu = -1
+	}
+	o, err := s.experiment.before(op, gpu)
+	if err != nil {
+		o.ret = s.broken(op, gpu, err)
+	}
+	if o.ret != nvml.SUCCESS || s.experiment.idle() {
+		return st, o
+	}
+	// Time has passed.
+	st, o.ret = s.view(op, gpu)
+	return st, o
+}
+
+// done ends a call that changed a board, if ret says so.
+func (s *session) done(op string, gpu int, ret nvml.Return) nvml.Return {
+	if ret != nvml.SUCCESS {
+		return ret
+	}
+	o, err := s.experiment.after(op, gpu)
+	if err != nil {
+		return s.broken(op, gpu, err)
+	}
+	return o.ret
+}
+
+// view gives the state as it is now to a call of an initialized session.
+func (s *session) view(op string, gpu int) (*state, nvml.Return) {
 	st, err := s.kernel.view()
 	if err != nil {
 		return nil, s.broken(op, gpu, err)
@@ -79,6 +120,13 @@ func (s *session) broken(op string, gpu int, err error) nvml.Return {
 }
 
 func (s *session) Init() nvml.Return {
+	o, err := s.experiment.before("Init", -1)
+	if err != nil {
+		return s.broken("Init", -1, err)
+	}
+	if o.ret != nvml.SUCCESS {
+		return o.ret
+	}
 	st, err := s.kernel.view()
 	if err != nil {
 		return s.broken("Init", -1, err)
@@ -96,6 +144,9 @@ func (s *session) Init() nvml.Return {
 func (s *session) InitWithFlags(uint32) nvml.Return { return s.Init() }
 
 func (s *session) Shutdown() nvml.Return {
+	if _, ret := s.enter("Shutdown", -1); ret != nvml.SUCCESS && ret != nvml.ERROR_UNINITIALIZED {
+		return ret
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.users == 0 {
@@ -199,30 +250,41 @@ func (s *session) DeviceGetHandleByIndex(index int) (nvml.Device, nvml.Return) {
 }
 
 func (s *session) DeviceGetHandleByPciBusId(id string) (nvml.Device, nvml.Return) { //nolint:revive // NVML's name
-	st, ret := s.enter("DeviceGetHandleByPciBusId", -1)
-	if ret != nvml.SUCCESS {
+	index, valid := boardAt(id)
+	st, ret := s.enter("DeviceGetHandleByPciBusId", index)
+	switch {
+	case ret != nvml.SUCCESS:
 		return nil, ret
+	case !valid:
+		return nil, nvml.ERROR_INVALID_ARGUMENT
+	case index < 0 || index >= len(st.GPUs):
+		return nil, nvml.ERROR_NOT_FOUND
 	}
+	return s.handle(st, index)
+}
+
+// boardAt is the index of the board that lies there on any node, -1 where none ever does.
+func boardAt(id string) (index int, valid bool) {
 	// nvml.h: all numbers are hexadecimal, the domain and the function can be left out.
 	var domain, bus, slot, function uint32
 	switch strings.Count(id, ":") {
 	case 2:
 		if n, _ := fmt.Sscanf(id, "%x:%x:%x.%x", &domain, &bus, &slot, &function); n < 3 {
-			return nil, nvml.ERROR_INVALID_ARGUMENT
+			return -1, false
 		}
 	case 1:
 		if n, _ := fmt.Sscanf(id, "%x:%x.%x", &bus, &slot, &function); n < 2 {
-			return nil, nvml.ERROR_INVALID_ARGUMENT
+			return -1, false
 		}
 	default:
-		return nil, nvml.ERROR_INVALID_ARGUMENT
+		return -1, false
 	}
-	for index := range st.GPUs {
+	for index := range MaxGPUs {
 		if fmt.Sprintf("%04x:%02x:%02x.%x", domain, bus, slot, function) == busID(index) {
-			return s.handle(st, index)
+			return index, true
 		}
 	}
-	return nil, nvml.ERROR_NOT_FOUND
+	return -1, true
 }
 
 func (s *session) DeviceGetHandleBySerial(serial string) (nvml.Device, nvml.Return) {

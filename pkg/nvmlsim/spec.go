@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,9 +26,17 @@ type Spec struct {
 	Seed string
 	// MIG starts the boards that can with the MIG mode on. It counts on first use of the directory only.
 	MIG bool
+
+	// The rest is about this process' use of the node, and not kept in its state.
+
+	// Faults is the absolute path of a faults file, empty for none.
+	Faults string
+	// Latency and Lock are empty for their defaults, LatencyNone and LockPerGPU.
+	Latency Latency
+	Lock    Lock
 }
 
-// Parse reads a specification such as "4xH200-SXM-141GB,2xL40S,state=/run/sim,seed=node-a,mig=on".
+// Parse reads a specification such as "4xH200-SXM-141GB,2xL40S,state=/run/sim,seed=node-a,mig=on,faults=/run/faults.yaml,latency=typical,lock=global".
 // The state directory is required, all else that has a name is optional.
 func Parse(text string) (Spec, error) {
 	var s Spec
@@ -50,8 +59,14 @@ func Parse(text string) (Spec, error) {
 			s.MIG = value == "on"
 		case key == "mig":
 			err = fmt.Errorf("mig=%s is neither on nor off", value)
+		case key == "faults":
+			s.Faults, err = filepath.Abs(value)
+		case key == "latency":
+			s.Latency, err = oneOf(key, Latency(value), LatencyNone, LatencyTypical)
+		case key == "lock":
+			s.Lock, err = oneOf(key, Lock(value), LockPerGPU, LockGlobal)
 		default:
-			err = fmt.Errorf("%s= is unknown: known are state=, seed= and mig=", key)
+			err = fmt.Errorf("%s= is unknown: known are state=, seed=, mig=, faults=, latency= and lock=", key)
 		}
 		if err != nil {
 			return Spec{}, fmt.Errorf("simulated node %q: %w", text, err)
@@ -69,6 +84,13 @@ func Parse(text string) (Spec, error) {
 		return Spec{}, fmt.Errorf("simulated node %q: %w", text, err)
 	}
 	return s, nil
+}
+
+func oneOf[T ~string](key string, value T, known ...T) (T, error) {
+	if !slices.Contains(known, value) {
+		return "", fmt.Errorf("%s=%s is none of %v", key, value, known)
+	}
+	return value, nil
 }
 
 // addBoards reads "8xH100-SXM5-80GB" or, for one, "L40S".
@@ -100,6 +122,15 @@ func (s Spec) String() string {
 	}
 	if s.MIG {
 		text += ",mig=on"
+	}
+	if s.Faults != "" {
+		text += ",faults=" + s.Faults
+	}
+	if s.Latency != "" {
+		text += ",latency=" + string(s.Latency)
+	}
+	if s.Lock != "" {
+		text += ",lock=" + string(s.Lock)
 	}
 	return text
 }

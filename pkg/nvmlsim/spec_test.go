@@ -16,6 +16,14 @@ func TestParse(t *testing.T) {
 	require.True(t, s.MIG)
 	require.Equal(t, "2xH100-SXM5-80GB,1xL40S,state=/run/sim,seed=node-a,mig=on", s.String())
 
+	const all = "1xA10G,state=/run/sim,faults=/run/faults.yaml,latency=typical,lock=global"
+	s, err = Parse(all)
+	require.NoError(t, err)
+	require.Equal(t, "/run/faults.yaml", s.Faults)
+	require.Equal(t, LatencyTypical, s.Latency)
+	require.Equal(t, LockGlobal, s.Lock)
+	require.Equal(t, all, s.String())
+
 	for text, want := range map[string]string{
 		"":                            "unknown board",
 		"state=/x":                    "no boards",
@@ -27,8 +35,10 @@ func TestParse(t *testing.T) {
 		"A10G,state=":                 "no value",
 		"A10G,state=/x,state=/y":      "twice",
 		"A10G,state=/x,mig=yes":       "neither on nor off",
-		"A10G,state=/x,lock=perGPU":   "lock= is unknown",
-		"A10G,state=/x,latency=1s":    "latency= is unknown",
+		"A10G,state=/x,lock=none":     "lock=none is none of [perGPU global]",
+		"A10G,state=/x,latency=1s":    "latency=1s is none of [none typical]",
+		"A10G,state=/x,faults=":       "no value",
+		"A10G,state=/x,speed=1":       "speed= is unknown",
 		"A10G,state=/x,":              "unknown board",
 		"A10G x 2,state=/x":           "unknown board",
 		"99999999999999999999xA10G,s": "unknown board",
@@ -39,12 +49,12 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"8xH100-SXM5-80GB,2xL40S,state=/run/sim,seed=s,mig=on", "A10G,state=.", "x,x=x", "1x1xA10G,state=/"} {
+	for _, seed := range []string{"8xH100-SXM5-80GB,2xL40S,state=/run/sim,seed=s,mig=on", "A10G,state=.", "x,x=x", "L40S,state=/s,faults=f,latency=none,lock=perGPU", "1x1xA10G,state=/"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := Parse(text)
-		if err != nil || strings.Contains(s.StateDir, ",") {
+		if err != nil || strings.Contains(s.StateDir+s.Faults, ",") {
 			return
 		}
 		require.NotEmpty(t, s.Boards)
@@ -54,5 +64,6 @@ func FuzzParse(f *testing.F) {
 		// Spaces around a part are not kept.
 		require.Equal(t, strings.TrimSpace(s.Seed), strings.TrimSpace(back.Seed))
 		require.Equal(t, names(s.Boards), names(back.Boards))
+		require.Equal(t, [2]any{s.Latency, s.Lock}, [2]any{back.Latency, back.Lock})
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -34,6 +35,8 @@ type state struct {
 	// Events are the last ones; the newest has the number NextEvent-1.
 	Events    []event `json:"events,omitempty"`
 	NextEvent uint64  `json:"nextEvent,omitempty"`
+	// FaultCalls are the calls that each fault has counted, by its name.
+	FaultCalls map[string]int `json:"faultCalls,omitempty"`
 }
 
 // majors are device majors by driver.
@@ -145,6 +148,11 @@ func decode(data []byte) (*state, error) {
 			return nil, fmt.Errorf("event of GPU %d", e.GPU)
 		}
 	}
+	for name, calls := range s.FaultCalls {
+		if name == "" || calls < 1 {
+			return nil, fmt.Errorf("%d calls of fault %q", calls, name)
+		}
+	}
 	if uint64(len(s.Events)) > s.NextEvent {
 		return nil, errors.New("more events than were numbered")
 	}
@@ -171,7 +179,8 @@ func (g *board) validate() error {
 			return fmt.Errorf("instance %d", i.ID)
 		}
 		for _, o := range g.Instances[:n] {
-			if o.ID == i.ID || o.Placement.Overlaps(i.Placement) {
+			other, _ := profileByID(b, o.Profile)
+			if o.ID == i.ID || o.Placement.Overlaps(i.Placement) || holdsMedia(p) && holdsMedia(other) {
 				return fmt.Errorf("instances %d and %d", o.ID, i.ID)
 			}
 		}
@@ -195,6 +204,7 @@ func (s *state) clone() *state {
 	c := *s
 	c.GPUs = slices.Clone(s.GPUs)
 	c.Events = slices.Clone(s.Events)
+	c.FaultCalls = maps.Clone(s.FaultCalls)
 	for i := range c.GPUs {
 		g := &c.GPUs[i]
 		g.Clients = slices.Clone(g.Clients)
@@ -204,6 +214,14 @@ func (s *state) clone() *state {
 		}
 	}
 	return &c
+}
+
+// count counts a call that concerns a fault.
+func (s *state) count(fault string) {
+	if s.FaultCalls == nil {
+		s.FaultCalls = map[string]int{}
+	}
+	s.FaultCalls[fault]++
 }
 
 func (s *state) models() []string {

@@ -78,6 +78,11 @@ func (t *tree) changing(s *state) (content, error) {
 		for _, client := range g.Clients {
 			// So that who holds a board has a name.
 			file(client.Command+"\n", "proc/%d/comm", client.PID)
+			cgroup := "0::/system.slice/client.service\n"
+			if client.InPod {
+				cgroup = "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-1.scope\n"
+			}
+			file(cgroup, "proc/%d/cgroup", client.PID)
 		}
 	}
 	who, err := json.Marshal(s.identity())
@@ -197,7 +202,7 @@ func (t *tree) rebuild(s *state) error {
 			return err
 		}
 	}
-	processes, err := filepath.Glob(filepath.Join(t.root, "proc/[0-9]*/comm"))
+	processes, err := filepath.Glob(filepath.Join(t.root, "proc/[0-9]*/c*"))
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func requireTree(t *testing.T, n *Node) {
 			return err
 		}))
 	}
-	processes, err := filepath.Glob(onDisk(n, "proc/[0-9]*/comm"))
+	processes, err := filepath.Glob(onDisk(n, "proc/[0-9]*/c*"))
 	require.NoError(t, err)
 	require.ElementsMatch(t, paths, append(found, processes...))
 }
@@ -59,7 +59,7 @@ func TestTree(t *testing.T) {
 	_, activation := d.SetMigMode(on)
 	require.Equal(t, nvml.SUCCESS, activation)
 	create(t, handle(t, n, 1), g2, 4)
-	require.NoError(t, n.AddClient("2", Client{PID: 4711, Command: "python3", Process: true}))
+	require.NoError(t, n.AddClient("2", Client{PID: 4711, Command: "python3", Process: true, InPod: true}))
 	requireTree(t, n)
 
 	require.Equal(t, "DeviceFileMinor: 570\nDeviceFileMode: 292\nDeviceFileModify: 1\n", contents(t, onDisk(n, capabilitiesDir+"/gpu4/mig/gi3/access")))
@@ -67,6 +67,7 @@ func TestTree(t *testing.T) {
 	require.True(t, strings.HasPrefix(minors, "config 1\nmonitor 2\ngpu0/gi0/access 3\ngpu0/gi0/ci0/access 4\n"))
 	require.Contains(t, minors, "gpu4/gi3/access 570\ngpu4/gi3/ci0/access 571\n", "by minor, not by index")
 	require.Equal(t, "python3\n", contents(t, onDisk(n, "proc/4711/comm")))
+	require.Contains(t, contents(t, onDisk(n, "proc/4711/cgroup")), "kubepods")
 	require.Contains(t, contents(t, onDisk(n, gpusDir+"/"+busID(1)+"/information")), "Device Minor: \t 4\n")
 	require.Contains(t, contents(t, onDisk(n, "proc/driver/nvidia/version")), DriverVersion)
 	require.NoFileExists(t, onDisk(n, "dev/nvidia1"))

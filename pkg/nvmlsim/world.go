@@ -22,6 +22,8 @@ type Client struct {
 	CI *int `json:"computeInstance,omitempty"`
 	// Process is true for a program that runs CUDA and false for one that only holds a handle, as DCGM does.
 	Process bool `json:"process,omitempty"`
+	// InPod is true for a program in a container of a pod: its cgroup says so.
+	InPod bool `json:"inPod,omitempty"`
 }
 
 // Board is one GPU as the outside world sees it.
@@ -102,22 +104,28 @@ func (n *Node) act(what, name string, f func(*state, *board) nvml.Return) error 
 func (n *Node) CreateInstance(name, profile string, at *gpu.Placement, compute bool) (gpu.Instance, error) {
 	var made gpu.Instance
 	err := n.act("create an instance of "+profile, name, func(_ *state, g *board) nvml.Return {
-		index := slices.IndexFunc(g.table.Profiles, func(p gpu.Profile) bool { return p.Name == profile })
-		if index < 0 {
-			return nvml.ERROR_INVALID_ARGUMENT
-		}
-		p := g.table.Profiles[index]
-		id, ret := g.createInstance(p.ID, at)
-		if ret == nvml.SUCCESS && compute {
-			whole := slices.IndexFunc(computeProfiles(g.table, p), func(c computeProfile) bool { return c.slices == p.ComputeSlices })
-			_, ret = g.createCompute(id, computeProfiles(g.table, p)[whole].id, nil)
-		}
+		id, ret := g.createForeign(profile, at, compute)
 		if ret == nvml.SUCCESS {
 			made = g.describe(g.instance(id))
 		}
 		return ret
 	})
 	return made, err
+}
+
+// createForeign makes a GPU instance by the name of its profile and, with compute, a compute instance over all of it.
+func (g *board) createForeign(profile string, at *gpu.Placement, compute bool) (int, nvml.Return) {
+	index := slices.IndexFunc(g.table.Profiles, func(p gpu.Profile) bool { return p.Name == profile })
+	if index < 0 {
+		return 0, nvml.ERROR_INVALID_ARGUMENT
+	}
+	p := g.table.Profiles[index]
+	id, ret := g.createInstance(p.ID, at)
+	if ret == nvml.SUCCESS && compute {
+		whole := slices.IndexFunc(computeProfiles(g.table, p), func(c computeProfile) bool { return c.slices == p.ComputeSlices })
+		_, ret = g.createCompute(id, computeProfiles(g.table, p)[whole].id, nil)
+	}
+	return id, ret
 }
 
 // DestroyInstance destroys a GPU instance with its compute instances. It fails
@@ -147,7 +155,7 @@ func (n *Node) SetMIGMode(name string, on bool) error {
 			return n.session.broken("SetMIGMode", index, err)
 		}
 		var ret nvml.Return
-		ret, activation = s.setMIGMode(index, on, held)
+		ret, activation = s.setMIGMode(index, on, held, nvml.SUCCESS)
 		return ret
 	})
 	if err == nil && activation != nvml.SUCCESS {
@@ -158,23 +166,25 @@ func (n *Node) SetMIGMode(name string, on bool) error {
 
 // AddClient makes somebody open a board or an instance. One PID is one client of a board.
 func (n *Node) AddClient(name string, c Client) error {
-	return n.act(fmt.Sprintf("add client %d", c.PID), name, func(_ *state, g *board) nvml.Return {
-		switch {
-		case g.Lost:
-			return nvml.ERROR_GPU_IS_LOST
-		case c.PID <= 0 || slices.ContainsFunc(g.Clients, func(o Client) bool { return o.PID == c.PID }):
-			return nvml.ERROR_INVALID_ARGUMENT
-		case c.GI == nil && c.CI != nil:
-			return nvml.ERROR_INVALID_ARGUMENT
-		case c.GI != nil && (g.instance(*c.GI) == nil || c.CI != nil && g.instance(*c.GI).compute(*c.CI) == nil):
-			return nvml.ERROR_NOT_FOUND
-		case c.Process && c.CI == nil && (g.MIG || c.GI != nil):
-			// MIG guide: a board in MIG mode runs no CUDA but on a compute instance.
-			return nvml.ERROR_INVALID_ARGUMENT
-		}
-		g.Clients = append(g.Clients, c)
-		return nvml.SUCCESS
-	})
+	return n.act(fmt.Sprintf("add client %d", c.PID), name, func(_ *state, g *board) nvml.Return { return g.addClient(c) })
+}
+
+func (g *board) addClient(c Client) nvml.Return {
+	switch {
+	case g.Lost:
+		return nvml.ERROR_GPU_IS_LOST
+	case c.PID <= 0 || slices.ContainsFunc(g.Clients, func(o Client) bool { return o.PID == c.PID }):
+		return nvml.ERROR_INVALID_ARGUMENT
+	case c.GI == nil && c.CI != nil:
+		return nvml.ERROR_INVALID_ARGUMENT
+	case c.GI != nil && (g.instance(*c.GI) == nil || c.CI != nil && g.instance(*c.GI).compute(*c.CI) == nil):
+		return nvml.ERROR_NOT_FOUND
+	case c.Process && c.CI == nil && (g.MIG || c.GI != nil):
+		// MIG guide: a board in MIG mode runs no CUDA but on a compute instance.
+		return nvml.ERROR_INVALID_ARGUMENT
+	}
+	g.Clients = append(g.Clients, c)
+	return nvml.SUCCESS
 }
 
 // RemoveClient makes it go away.
@@ -192,18 +202,23 @@ func (n *Node) RemoveClient(name string, pid int) error {
 // Xid reports an error event of a board, attributed to an instance or, with nil, to the whole board.
 func (n *Node) Xid(name string, code uint64, gi, ci *int) error {
 	return n.act(fmt.Sprintf("report Xid %d", code), name, func(s *state, g *board) nvml.Return {
-		e := event{GPU: s.index(g), Xid: code, GI: unattributed, CI: unattributed}
-		if gi != nil {
-			e.GI = uint32(*gi)
-		}
-		if ci != nil {
-			e.CI = uint32(*ci)
-		}
-		s.Events = append(s.Events, e)
-		s.Events = s.Events[max(len(s.Events)-keptEvents, 0):]
-		s.NextEvent++
+		s.report(s.index(g), code, gi, ci)
 		return nvml.SUCCESS
 	})
+}
+
+// report logs an error event.
+func (s *state) report(index int, code uint64, gi, ci *int) {
+	e := event{GPU: index, Xid: code, GI: unattributed, CI: unattributed}
+	if gi != nil {
+		e.GI = uint32(*gi)
+	}
+	if ci != nil {
+		e.CI = uint32(*ci)
+	}
+	s.Events = append(s.Events, e)
+	s.Events = s.Events[max(len(s.Events)-keptEvents, 0):]
+	s.NextEvent++
 }
 
 // Lose makes a board fall off the bus: every call on it fails until Restore or Reboot.
