@@ -192,6 +192,8 @@ func TestCollisionsNameTheHolder(t *testing.T) {
 	}
 	_, err = w.engine(t).Prepare(t.Context(), claim("beside", mig("GPU-a", "3g.40gb", 0, 4)))
 	require.NoError(t, err)
+	_, err = w.engine(t).Prepare(t.Context(), claim("twice", mig("GPU-b", "1g.10gb", 4, 1), mig("GPU-b", "3g.40gb", 4, 4)))
+	require.ErrorContains(t, err, "of the claim itself is in the way")
 }
 
 // A GPU has one set of media engines: whoever has it keeps others from it at every placement.

@@ -125,34 +125,43 @@ func (e *Engine) verify(ctx context.Context, record *journal.Claim) error {
 	return nil
 }
 
-// checkFree compares the devices, by what they cover and not by name, with those of all other claims.
+// checkFree compares the devices, by what they cover and not by name, with those
+// of all other claims, and with one another: the scheduler gives nobody two that
+// collide, but the status of a claim can be written by others as well.
 func (e *Engine) checkFree(ctx context.Context, record *journal.Claim) error {
 	others, err := readable(e.journal.Claims())
 	if err != nil {
 		return err
 	}
-	boards := map[string]gpu.GPU{}
+	type holder struct {
+		device gpu.Device
+		claim  string
+	}
+	taken := map[string][]holder{} // by GPU
+	for _, o := range others {
+		for _, d := range o.Devices {
+			if o.UID != record.UID && !d.AdminAccess {
+				taken[d.Device.GPU] = append(taken[d.Device.GPU], holder{d.Device, fmt.Sprintf("claim %s/%s (%s)", o.Namespace, o.Name, o.State)})
+			}
+		}
+	}
 	for _, wanted := range record.Devices {
+		d := wanted.Device
 		if wanted.AdminAccess {
 			continue
 		}
-		for _, o := range others {
-			for _, held := range o.Devices {
-				if o.UID == record.UID || held.AdminAccess || held.Device.GPU != wanted.Device.GPU {
-					continue
-				}
-				board, ok := boards[wanted.Device.GPU]
-				if !ok {
-					if board, err = e.hardware.GPU(ctx, wanted.Device.GPU); err != nil {
-						return err
-					}
-					boards[board.UUID] = board
-				}
-				if board.Collide(held.Device, wanted.Device) {
-					return collision(wanted.Device, held.Device, fmt.Sprintf("%s of claim %s/%s (%s)", held.Device, o.Namespace, o.Name, o.State))
+		if len(taken[d.GPU]) > 0 {
+			board, err := e.hardware.GPU(ctx, d.GPU)
+			if err != nil {
+				return err
+			}
+			for _, h := range taken[d.GPU] {
+				if board.Collide(h.device, d) {
+					return collision(d, h.device, fmt.Sprintf("%s of %s", h.device, h.claim))
 				}
 			}
 		}
+		taken[d.GPU] = append(taken[d.GPU], holder{d, "the claim itself"})
 	}
 	return nil
 }
