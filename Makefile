@@ -17,14 +17,21 @@ BUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 BUILD_CGO := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) "-extldflags=-Wl,-z,lazy"'
 CLUSTER := bin/cluster
 IMAGE := kerf:dev
+# Name of the image for real clusters: make docker-image docker-push DOCKER_IMAGE=registry.example.com/kerf:v0.1.0
+DOCKER_IMAGE ?= kerf:$(VERSION)
 
 # Modules of their own keep the dependencies of the cluster, the tests and the tools out of the main one.
 MODULES := $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod)))
 
-.PHONY: help build test lint fuzz bench cluster image demo demo-down e2e kubectl helm clean
+.PHONY: help packages build test lint fuzz bench cluster image demo demo-down e2e kubectl helm docker-image docker-push clean
 
 help: ## Print this help
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+packages: ## Install what building, demo and e2e need on Debian and Ubuntu, besides Go; needs root
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+		gcc libc6-dev git pkg-config libseccomp-dev busybox-static containernetworking-plugins iptables mount
 
 build: ## Build bin/kerf, and what goes into its image beside it
 	$(BUILD_CGO) -o bin/kerf ./cmd/kerf
@@ -76,15 +83,32 @@ demo: build bin/cluster ## Start a cluster with 8 simulated H100, install kerf a
 demo-down: bin/cluster ## Take the demo's cluster down
 	$(CLUSTER) down --name $(NAME)
 
-e2e: build bin/cluster ## Run the end-to-end tests on clusters of their own; needs root
+.PHONY: e2e-cluster e2e-kerf
+e2e: e2e-cluster e2e-kerf ## Run the end-to-end tests on clusters of their own; needs root
+
+e2e-cluster: ## Those of the local cluster itself
 	go -C test/cluster test -tags e2e -count=1 -timeout 30m -v ./e2e
-	@if [ -d test/e2e ]; then go -C test/e2e test -tags e2e -count=1 -timeout 45m -v ./...; fi
+
+# The test binary runs inside the cluster, where its API server is reached and the node's files are seen.
+e2e-kerf: build bin/cluster ## Those of kerf: RUN=REGEXP picks some, KEEP=1 leaves the cluster "e2e" up
+	go -C test/e2e test -c -tags e2e -o $(CURDIR)/bin/e2e.test .
+	@$(CLUSTER) down --name e2e; \
+	trap '[ "$(KEEP)" = 1 ] || $(CLUSTER) down --name e2e' EXIT; \
+	$(CLUSTER) up --name e2e; \
+	$(MAKE) --no-print-directory image NAME=e2e; \
+	$(CLUSTER) exec --name e2e -- bin/e2e.test -test.v -test.timeout 60m -test.run '$(RUN)'
 
 kubectl: bin/cluster ## Run kubectl ARGS in the cluster NAME
 	@$(CLUSTER) kubectl --name $(NAME) -- $(ARGS)
 
 helm: bin/cluster ## Run helm ARGS in the cluster NAME
 	@$(CLUSTER) helm --name $(NAME) -- $(ARGS)
+
+docker-image: ## Build DOCKER_IMAGE for real clusters; needs docker and a registry to pull from
+	docker build --build-arg VERSION=$(VERSION) --tag $(DOCKER_IMAGE) .
+
+docker-push: ## Push DOCKER_IMAGE to its registry
+	docker push $(DOCKER_IMAGE)
 
 clean: ## Remove what was built here; the cluster's tools stay in ~/.cache/kerf
 	rm -rf bin dist

@@ -127,9 +127,10 @@ func TestSchema(t *testing.T) {
 		`httpPort: 70000`:                        "httpPort",
 		`simulator: {spec: "1xA10G,state=/x"}`:   "spec",
 		`deviceClasses: {profiles: ["1g-10gb"]}`: "profiles",
-		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`: "replicas",
-		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:     "mode",
-		`nodeConfiguration: {kind: NodeConfiguration}`:                  "kind",
+		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`:  "replicas",
+		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:      "mode",
+		`nodeConfiguration: {kind: NodeConfiguration}`:                   "kind",
+		`nodeConfiguration: {policies: [{idleInstances: {scope: All}}]}`: "scope",
 	} {
 		_, err := render(t, values)
 		require.ErrorContains(t, err, named, values)
@@ -143,6 +144,7 @@ nodeConfiguration:
   policies:
   - products: ["NVIDIA H100*"]
     mig: {mode: keepOn, mediaExtensions: true}
+    idleInstances: {maxPerGPU: 0, maxAge: 5m, scope: Node}
   - timeSlicing: {replicas: 8}
 `)
 	require.NoError(t, err)
@@ -151,6 +153,7 @@ nodeConfiguration:
 			config, err := configv1alpha1.Parse([]byte(c.Data["config.yaml"]))
 			require.NoError(t, err)
 			require.Equal(t, configv1alpha1.MIG{Mode: configv1alpha1.MIGKeepOn, MediaExtensions: true}, config.For("NVIDIA H100 PCIe").MIG)
+			require.Equal(t, 0, *config.Idle("NVIDIA H100 PCIe").MaxPerGPU)
 			require.Equal(t, 8, config.For("NVIDIA L40S").TimeSlicing.Replicas)
 			return
 		}
