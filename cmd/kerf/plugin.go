@@ -7,15 +7,21 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/klog/v2"
 	specs "tags.cncf.io/container-device-interface/specs-go"
@@ -33,6 +39,7 @@ import (
 type pluginFlags struct {
 	nvml, config, stateDir, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot, hookPath                                string
 	kubeletPluginsDir, kubeletRegistryDir, kubeletPodResourcesDir, nodeName, driverName, kubeconfig, httpEndpoint, version string
+	recoverEvery, staleAfter                                                                                               time.Duration
 }
 
 func newPluginCommand() *cobra.Command {
@@ -62,6 +69,11 @@ func newPluginCommand() *cobra.Command {
 	s.StringVar(&f.driverName, "driver-name", pool.DefaultDriver, "name of the DRA driver")
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
 	s.StringVar(&f.httpEndpoint, "http-endpoint", ":8080", "address of /metrics, /healthz and /readyz; empty serves none")
+	s.DurationVar(&f.recoverEvery, "recover-every", time.Minute, "how often leftovers of other processes are looked for")
+	s.DurationVar(&f.staleAfter, "stale-after", time.Minute, "how long the API server must have been without a claim that nobody uses before it is released")
+	for _, name := range []string{"recover-every", "stale-after"} {
+		s.Lookup(name).Hidden = true // For tests, which cannot wait that long.
+	}
 	return cmd
 }
 
@@ -120,10 +132,20 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if err != nil {
 		return err
 	}
-	engine := claims.New(adapter, metrics.Locks(records), writer, noIdle)
+	boards, locked, written, err := instrument(adapter, metrics.Locks(records), writer)
+	if err != nil {
+		return err
+	}
+	engine := claims.New(boards, locked, written, config.Idle)
 	if err := engine.Recover(ctx); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kerf", Host: f.nodeName})
+	plugin.KeepMIGOn(ctx, adapter, config, engine.TurnMIGOn, &corev1.ObjectReference{Kind: "Node", Name: f.nodeName, UID: types.UID(f.nodeName)}, events)
+
 	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
 	server := plugin.Server{Client: client, Node: node}
 	publisher := plugin.NewPublisher(ctx, node, adapter, records, server, config, f.stateDir)
@@ -152,7 +174,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		Published: func(ctx context.Context) error { return server.Complete(ctx, publisher.Resources().Pools[node.Name]) },
 	}
 	stale := &plugin.Stale{
-		Client: client, Records: records, Release: engine.Unprepare, Proc: "/proc",
+		Client: client, Records: records, Release: engine.Unprepare, Proc: "/proc", After: f.staleAfter,
 		InPods: plugin.PodResources(filepath.Join(f.kubeletPodResourcesDir, "kubelet.sock")),
 	}
 	var work errgroup.Group
@@ -165,7 +187,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	run(func() error { return publisher.Run(ctx, helper.PublishResources) })
 	run(func() error {
-		plugin.Recover(ctx, func(ctx context.Context) error { return errors.Join(engine.Recover(ctx), stale.Sweep(ctx)) }, records, publisher.Wake)
+		plugin.Recover(ctx, f.recoverEvery, func(ctx context.Context) error { return errors.Join(engine.Recover(ctx), stale.Sweep(ctx)) }, records, publisher.Wake)
 		return nil
 	})
 	if f.httpEndpoint != "" {
@@ -233,9 +255,4 @@ func openLibrary(f *pluginFlags) (gonvml.Interface, []specs.Mount, error) {
 		return simulated.Interface(), simulated.ExtraMounts(f.hostDriverRoot), nil
 	}
 	return nil, nil, fmt.Errorf("--nvml=%s: expected real[:path] or sim:<boards>,state=<directory>", f.nvml)
-}
-
-func noIdle(string) configv1alpha1.IdleInstances {
-	n := 0
-	return configv1alpha1.IdleInstances{MaxPerGPU: &n}
 }

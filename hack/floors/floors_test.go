@@ -22,13 +22,13 @@ var table = [][]string{
 	{"api/config/v1alpha1", "api/gpu/v1alpha1", "api/scaling/v1alpha1"},
 	{"pkg/nvml", "pkg/nvmlsim", "pkg/journal", "pkg/cdispec", "pkg/dcgm"},
 	{"pkg/claims", "pkg/pool", "pkg/health", "pkg/scaling"},
-	{"pkg/fleet", "pkg/plugin", "pkg/pool/pooltest"},
+	{"pkg/fleet", "pkg/plugin", "pkg/pool/pooltest", "pkg/claims/crash"},
 	{"pkg/diagnose", "pkg/controller"},
-	{"cmd/kerf", "pkg/nvmlsim/nvidia-smi", "hack/demo", "hack/floors"},
+	{"cmd/kerf", "pkg/nvmlsim/nvidia-smi", "hack/demo", "hack/floors", "test/sweep"},
 }
 
 // forPrograms are packages that only the top floor, and tests, may import.
-var forPrograms = []string{"pkg/nvmlsim", "pkg/pool/pooltest"}
+var forPrograms = []string{"pkg/nvmlsim", "pkg/pool/pooltest", "pkg/claims/crash"}
 
 // floor is the height of a package of this module.
 func floor(p string) (int, bool) {

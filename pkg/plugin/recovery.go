@@ -10,16 +10,13 @@ import (
 	"github.com/kerf-project/kerf/pkg/journal"
 )
 
-const (
-	// recoverEvery is how often leftovers are looked for, and retryEvery how often while somebody blocks a release.
-	recoverEvery = time.Minute
-	retryEvery   = 5 * time.Second
-)
+// retryEvery is how often leftovers are looked for, at least, while somebody blocks a release.
+const retryEvery = 5 * time.Second
 
 // Recover repeats an engine's recovery until the context ends, with a call of
 // then after each.
-func Recover(ctx context.Context, recover func(context.Context) error, records Records, then func()) {
-	ticker := time.NewTicker(retryEvery)
+func Recover(ctx context.Context, every time.Duration, recover func(context.Context) error, records Records, then func()) {
+	ticker := time.NewTicker(min(every, retryEvery))
 	defer ticker.Stop()
 	last := time.Now()
 	for {
@@ -28,7 +25,7 @@ func Recover(ctx context.Context, recover func(context.Context) error, records R
 			return
 		case <-ticker.C:
 		}
-		if time.Since(last) < recoverEvery && !anyBlocked(records) {
+		if time.Since(last) < every && !anyBlocked(records) {
 			continue
 		}
 		if err := recover(ctx); err != nil {

@@ -24,10 +24,6 @@ import (
 	"github.com/kerf-project/kerf/pkg/journal"
 )
 
-// staleAfter is how long a claim must have been gone before it is released
-// without the kubelet's asking.
-const staleAfter = time.Minute
-
 // Stale releases the claims that the API server no longer has and the kubelet has
 // forgotten, as after a node that was cut off came back, or a call that was
 // queued until its pod had gone. A claim that any pod or process of the node
@@ -41,6 +37,9 @@ type Stale struct {
 	InPods func(ctx context.Context) ([]string, error)
 	// Proc is where the host's processes are seen.
 	Proc string
+	// After is how long a claim must have been gone before it is released
+	// without the kubelet's asking.
+	After time.Duration
 
 	now   func() time.Time
 	since map[string]time.Time
@@ -70,7 +69,7 @@ func (s *Stale) Sweep(ctx context.Context) error {
 			began = s.now()
 		}
 		since[c.UID] = began
-		if s.now().Sub(began) < staleAfter {
+		if s.now().Sub(began) < s.After {
 			continue
 		}
 		used, err := s.used(ctx, c)

@@ -69,7 +69,7 @@ func TestStaleClaims(t *testing.T) {
 			released := false
 			now := time.Unix(0, 0)
 			s := &Stale{
-				Client: client, Proc: proc, now: func() time.Time { return now },
+				Client: client, Proc: proc, After: time.Minute, now: func() time.Time { return now },
 				Records: records{{UID: "uid", Namespace: "ns", Name: "name", State: journal.ClaimPrepared, Devices: []journal.ClaimDevice{
 					{Request: "r", Name: "gpu-1-timeslice-0", Device: gpu.Device{Type: gpu.TypeTimeSlice, GPU: "GPU-1"}},
 				}}},
@@ -91,7 +91,7 @@ func TestAClaimThatReturnsIsNotStale(t *testing.T) {
 	client := fake.NewClientset()
 	now := time.Unix(0, 0)
 	s := &Stale{
-		Client: client, Proc: t.TempDir(), now: func() time.Time { return now },
+		Client: client, Proc: t.TempDir(), After: time.Minute, now: func() time.Time { return now },
 		Records: records{{UID: "uid", Namespace: "ns", Name: "name"}},
 		InPods:  func(context.Context) ([]string, error) { return nil, nil },
 		Release: func(context.Context, string) error { return errors.New("released") },
