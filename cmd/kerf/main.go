@@ -33,6 +33,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newPluginCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newCleanupCommand(), newSimCommand())
 	return root
 }
