@@ -51,6 +51,8 @@ type Journal interface {
 
 	Instance(at gpu.Instance) (*journal.Instance, error)
 	Instances() ([]*journal.Instance, error)
+	InstancesOn(gpu string) ([]*journal.Instance, error)
+	InstancesOf(claimUID string) ([]*journal.Instance, error)
 	PutInstance(i *journal.Instance) error
 	DeleteInstance(at gpu.Instance) error
 }

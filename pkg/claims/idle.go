@@ -16,13 +16,11 @@ type Policy func(productName string) configv1alpha1.IdleInstances
 
 // idleOn are the records of a board's idle instances, oldest first.
 func (e *Engine) idleOn(uuid string) ([]*journal.Instance, error) {
-	all, err := readable(e.journal.Instances())
+	all, err := readable(e.journal.InstancesOn(uuid))
 	if err != nil {
 		return nil, err
 	}
-	idle := slices.DeleteFunc(all, func(i *journal.Instance) bool {
-		return i.State != journal.InstanceIdle || i.Instance.GPU != uuid
-	})
+	idle := slices.DeleteFunc(all, func(i *journal.Instance) bool { return i.State != journal.InstanceIdle })
 	slices.SortFunc(idle, func(a, b *journal.Instance) int { return a.IdleSince.Compare(b.IdleSince) })
 	return idle, nil
 }
@@ -126,7 +124,7 @@ func (e *Engine) expireOn(ctx context.Context, uuid string, all bool) error {
 	if err != nil {
 		return err
 	}
-	records, err := readable(e.journal.Instances())
+	records, err := readable(e.journal.InstancesOn(uuid))
 	if err != nil {
 		return err
 	}
@@ -134,7 +132,7 @@ func (e *Engine) expireOn(ctx context.Context, uuid string, all bool) error {
 	var errs []error
 	for _, i := range records {
 		old := i.State == journal.InstanceIdle && (all || *policy.MaxPerGPU == 0 || e.now().Sub(i.IdleSince) > policy.MaxAge.Duration)
-		if i.Instance.GPU == uuid && i.Claim == "" && (old || i.State == journal.InstanceReleasing) {
+		if i.Claim == "" && (old || i.State == journal.InstanceReleasing) {
 			errs = append(errs, e.destroy(ctx, i))
 		}
 	}

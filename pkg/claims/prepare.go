@@ -47,8 +47,10 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 		return nil, fmt.Errorf("an instance of claim %s/%s vanished while it was in use: delete the pod and the claim, so that another is allocated", c.Namespace, c.Name)
 	}
 	// Whatever an earlier call of this claim left behind goes first.
-	if err := e.release(ctx, c.UID, e.destroy); err != nil {
-		return nil, fmt.Errorf("undo what an earlier call left of claim %s/%s: %w", c.Namespace, c.Name, err)
+	if record != nil || len(left) > 0 {
+		if err := e.release(ctx, c.UID, e.destroy); err != nil {
+			return nil, fmt.Errorf("undo what an earlier call left of claim %s/%s: %w", c.Namespace, c.Name, err)
+		}
 	}
 
 	record = &journal.Claim{UID: c.UID, Namespace: c.Namespace, Name: c.Name, State: journal.ClaimIntent, Devices: slices.Clone(c.Devices)}

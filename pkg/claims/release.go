@@ -86,17 +86,7 @@ func (e *Engine) release(ctx context.Context, uid string, giveBack func(context.
 
 // owned are the records of the instances that were made for a claim.
 func (e *Engine) owned(uid string) ([]*journal.Instance, error) {
-	all, err := readable(e.journal.Instances())
-	if err != nil {
-		return nil, err
-	}
-	var owned []*journal.Instance
-	for _, i := range all {
-		if i.Claim == uid {
-			owned = append(owned, i)
-		}
-	}
-	return owned, nil
+	return readable(e.journal.InstancesOf(uid))
 }
 
 // destroy destroys the instance of a record, if it is still the one that was

@@ -1,12 +1,14 @@
 package journal
 
 import (
+	"bytes"
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,7 +65,7 @@ func (j *Journal) DeleteClaim(uid string) error { return j.remove(claimsDir, uid
 
 // Claims reads all claims. What cannot be read is in the error, and the rest is still returned.
 func (j *Journal) Claims() ([]*Claim, error) {
-	return readAll(j, claimsDir, j.Claim)
+	return readAll(j, claimsDir, "", j.Claim)
 }
 
 // Instance reads the record of the instance at this GPU, profile and placement.
@@ -89,7 +91,29 @@ func (j *Journal) DeleteInstance(at gpu.Instance) error {
 
 // Instances reads all instances, as Claims does claims.
 func (j *Journal) Instances() ([]*Instance, error) {
-	return readAll(j, instancesDir, j.instance)
+	return readAll(j, instancesDir, "", j.instance)
+}
+
+// InstancesOn reads the instances of one GPU.
+func (j *Journal) InstancesOn(gpu string) ([]*Instance, error) {
+	return readAll(j, instancesDir, gpu+"_", j.instance)
+}
+
+// InstancesOf reads the instances of one claim.
+func (j *Journal) InstancesOf(uid string) ([]*Instance, error) {
+	quoted, err := stdjson.Marshal(uid)
+	if err != nil {
+		return nil, err
+	}
+	all, err := readAll(j, instancesDir, "", func(key string) (*Instance, error) {
+		// Most are others': to look for the UID is much faster than to parse.
+		data, err := os.ReadFile(filepath.Join(j.dir, instancesDir, key+suffix))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Contains(data, quoted) {
+			return nil, ErrNotFound
+		}
+		return j.instance(key)
+	})
+	return slices.DeleteFunc(all, func(i *Instance) bool { return i.Claim != uid }), err
 }
 
 type record interface{ validate(key string) error }
@@ -182,7 +206,8 @@ func (j *Journal) remove(sub, key string) error {
 	return nil
 }
 
-func readAll[T any](j *Journal, sub string, read func(key string) (T, error)) ([]T, error) {
+// readAll reads the records whose key has the prefix.
+func readAll[T any](j *Journal, sub, prefix string, read func(key string) (T, error)) ([]T, error) {
 	entries, err := os.ReadDir(filepath.Join(j.dir, sub))
 	if err != nil {
 		return nil, fmt.Errorf("list the journal: %w", err)
@@ -191,7 +216,7 @@ func readAll[T any](j *Journal, sub string, read func(key string) (T, error)) ([
 	var errs []error
 	for _, e := range entries {
 		key, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok {
+		if !ok || !strings.HasPrefix(key, prefix) {
 			continue
 		}
 		r, err := read(key)

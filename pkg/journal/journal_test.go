@@ -231,3 +231,26 @@ func FuzzClaimRecord(f *testing.F) {
 		require.NoError(t, j.PutClaim(c), "what was read can be written")
 	})
 }
+
+func TestSomeInstances(t *testing.T) {
+	j, _ := open(t)
+	put := func(uuid, claim string, start int) {
+		require.NoError(t, j.PutInstance(&journal.Instance{State: journal.InstanceClaimed, Claim: claim, Instance: gpu.Instance{GPU: uuid, Profile: "1g.10gb", Placement: gpu.Placement{Start: start, Size: 1}}}))
+	}
+	put("GPU-1", "a", 0)
+	put("GPU-1", "b", 1)
+	put("GPU-11", "a", 0)
+	put("GPU-11", "GPU-1", 1)
+	places := func(all []*journal.Instance, err error) []string {
+		require.NoError(t, err)
+		var names []string
+		for _, i := range all {
+			names = append(names, i.Instance.GPU+"@"+i.Instance.Placement.String())
+		}
+		return names
+	}
+	require.Equal(t, []string{"GPU-1@0:1", "GPU-1@1:1"}, places(j.InstancesOn("GPU-1")))
+	require.Equal(t, []string{"GPU-11@0:1", "GPU-1@0:1"}, places(j.InstancesOf("a")))
+	require.Equal(t, []string{"GPU-11@1:1"}, places(j.InstancesOf("GPU-1")), "another field has that text as well")
+	require.Empty(t, places(j.InstancesOf("none")))
+}
