@@ -34,7 +34,7 @@ const cleanupTimeout = 30 * time.Second
 type pluginFlags struct {
 	nodeFlags
 	stateDir, hook, kubeletPluginsDir, kubeletRegistryDir, kubeletPodResourcesDir string
-	nodeName, driverName, kubeconfig, httpEndpoint                                string
+	nodeName, driverName, kubeconfig, httpEndpoint, podUID                        string
 	recoverEvery, staleAfter                                                      time.Duration
 }
 
@@ -58,6 +58,7 @@ func newPluginCommand() *cobra.Command {
 	s.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of the node; default from NODE_NAME")
 	s.StringVar(&f.driverName, "driver-name", pool.DefaultDriver, "name of the DRA driver")
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
+	s.StringVar(&f.podUID, "pod-uid", os.Getenv("POD_UID"), "UID of the plugin's pod, with which two plugins can serve a node during an update; default from POD_UID")
 	s.StringVar(&f.httpEndpoint, "http-endpoint", ":8080", "address of /metrics, /healthz and /readyz; empty serves none")
 	s.DurationVar(&f.recoverEvery, "recover-every", time.Minute, "how often leftovers of other processes are looked for")
 	s.DurationVar(&f.staleAfter, "stale-after", time.Minute, "how long the API server must have been without a claim that nobody uses before it is released")
@@ -118,11 +119,15 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(here.engine, node, publisher, metrics.Operation, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
-		kubeletplugin.Serialize(false))
+		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false))
 	if err != nil {
 		return fmt.Errorf("serve the kubelet: %w", err)
 	}
 	defer helper.Stop()
+	presence, err := here.records.Enter()
+	if err != nil {
+		return err
+	}
 	logger.Info("Serving", "version", version, "node", f.nodeName, "driver", f.driverName)
 
 	ready := &plugin.Ready{
@@ -130,7 +135,12 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 			status := helper.RegistrationStatus()
 			return status != nil && status.PluginRegistered
 		},
-		Published: func(ctx context.Context) error { return server.Complete(ctx, publisher.Resources().Pools[node.Name]) },
+		Published: func(ctx context.Context) error {
+			if !publisher.Publishing() {
+				return nil // Another process does, whose pool may be a different one.
+			}
+			return server.Complete(ctx, publisher.Resources().Pools[node.Name])
+		},
 	}
 	stale := &plugin.Stale{
 		Client: client, Records: here.records, Release: here.engine.Unprepare, Proc: "/proc", After: f.staleAfter,
@@ -144,14 +154,18 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 			return err
 		})
 	}
-	run(func() error { return publisher.Run(ctx, helper.PublishResources) })
+	run(func() error { return publisher.Run(ctx, here.records, helper.PublishResources) })
 	run(func() error {
 		recover := func(ctx context.Context) error { return errors.Join(here.engine.Recover(ctx), stale.Sweep(ctx)) }
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
 		return nil
 	})
 	if f.httpEndpoint != "" {
-		socket := filepath.Join(f.kubeletRegistryDir, f.driverName+"-reg.sock")
+		socket := f.driverName + "-reg.sock"
+		if f.podUID != "" {
+			socket = kubeletplugin.RollingUpdateRegistrarSocketFile(f.kubeletRegistryDir, f.driverName, types.UID(f.podUID))
+		}
+		socket = filepath.Join(f.kubeletRegistryDir, socket)
 		run(func() error {
 			return plugin.Serve(ctx, f.httpEndpoint, registry, plugin.Reachable(socket), ready.Check)
 		})
@@ -162,12 +176,16 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if parent.Err() == nil {
 		return context.Cause(ctx)
 	}
-	// Asked to stop: by an update, by the end of the node or by the end of kerf on
-	// it, and nobody says which. Idle instances must not outlive the last.
+	// Asked to stop. Idle instances must not outlive the last process of the node,
+	// which may be the end of kerf on it; during an update another is there already.
 	helper.Stop()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	last, err := presence.Leave()
+	if !last || err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if err := here.engine.Cleanup(last); err != nil {
+	if err := here.engine.Cleanup(ctx); err != nil {
 		logger.Error(err, "Not all could be cleaned up; the next process goes on")
 	}
 	return nil

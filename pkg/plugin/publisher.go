@@ -91,12 +91,18 @@ func NewPublisher(ctx context.Context, node pool.Node, hardware Hardware, record
 		hardware: hardware, records: records, api: api, config: config, stateDir: stateDir,
 		now: time.Now, wake: make(chan struct{}, 1), failures: map[gpu.Device]failure{},
 	}
-	var err error
-	if p.inventory, err = loadInventory(stateDir); err != nil {
-		klog.FromContext(ctx).Error(err, "The inventory of an earlier process is lost; what is in use is taken from the journal and the API")
-	}
+	p.load(ctx)
 	p.state.Store(&state{node: node})
 	return p
+}
+
+// load reads what was published last.
+func (p *Publisher) load(ctx context.Context) {
+	var err error
+	if p.inventory, err = loadInventory(p.stateDir); err != nil {
+		klog.FromContext(ctx).Error(err, "The inventory of an earlier process is lost; what is in use is taken from the journal and the API")
+	}
+	p.looked = false
 }
 
 // Device finds a device that the node could offer, under whatever configuration, by its published name.
@@ -126,10 +132,30 @@ func (p *Publisher) Released() {
 	}
 }
 
-// Run publishes what the last look decided, and looks again whenever it is woken,
-// until the context ends.
-func (p *Publisher) Run(ctx context.Context, publish Publish) error {
+// Turn is how the processes of a node agree on who publishes. See package journal.
+type Turn interface {
+	LockPublisher(ctx context.Context) (unlock func(), err error)
+}
+
+// Publishing reports whether this is the process of the node that publishes.
+func (p *Publisher) Publishing() bool { return p.publish.Load() != nil }
+
+// Run waits until no other process of the node publishes, publishes what a look
+// decides, and looks again whenever it is woken, until the context ends.
+func (p *Publisher) Run(ctx context.Context, turn Turn, publish Publish) error {
+	unlock, err := turn.LockPublisher(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	p.publish.Store(&publish)
+	// What another process has published since this one looked is in the inventory.
+	if err := p.resume(ctx); err != nil {
+		return err
+	}
 	for {
 		// Also without a change: it costs nothing, and mends what a failed look has left.
 		if err := publish(ctx, p.Resources()); err != nil {
@@ -146,12 +172,20 @@ func (p *Publisher) Run(ctx context.Context, publish Publish) error {
 	}
 }
 
+// resume goes on from what was published last, by whichever process.
+func (p *Publisher) resume(ctx context.Context) error {
+	p.mu.Lock()
+	p.load(ctx)
+	p.mu.Unlock()
+	return p.Look(ctx)
+}
+
 // Confirm looks, publishes and waits until the API server has what was decided.
 // After it the scheduler gives nobody what is tainted now.
 func (p *Publisher) Confirm(ctx context.Context) error {
 	publish := p.publish.Load()
 	if publish == nil {
-		return errors.New("nothing has been published yet")
+		return errors.New("another process of the node publishes its pool")
 	}
 	if err := p.Look(ctx); err != nil {
 		return err
@@ -320,7 +354,8 @@ func (p *Publisher) addPublished(inUse map[string][]gpu.Device) {
 	}
 }
 
-// remember saves what is about to be published, if it is something else than before.
+// remember saves what is about to be published, if it is something else than
+// before and this is the process that publishes.
 func (p *Publisher) remember(gpus []gpu.GPU, offers map[string]pool.Offer, conditions []gpu.Condition) error {
 	next := inventory{Version: inventoryVersion, GPUs: slices.Clone(gpus), Offers: offers, Conditions: conditions}
 	for i := range next.GPUs {
@@ -329,8 +364,10 @@ func (p *Publisher) remember(gpus []gpu.GPU, offers map[string]pool.Offer, condi
 	if reflect.DeepEqual(next, p.inventory) {
 		return nil
 	}
-	if err := next.save(p.stateDir); err != nil {
-		return err
+	if p.Publishing() {
+		if err := next.save(p.stateDir); err != nil {
+			return err
+		}
 	}
 	p.inventory = next
 	return nil
