@@ -113,10 +113,11 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if err := publisher.Look(ctx); err != nil {
 		return err
 	}
-	if err := plugin.CountInstances(registry, here.records, publisher.Foreign); err != nil {
+	if err := errors.Join(plugin.CountInstances(registry, here.records, publisher.Foreign), plugin.ClaimInfo(registry, here.records)); err != nil {
 		return err
 	}
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(here.engine, node, publisher, metrics.Operation, fatal),
+	status := plugin.NewStatus(client, f.driverName, here.records)
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(here.engine, node, publisher, metrics.Operation, status.Changed, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
 		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false))
@@ -132,8 +133,8 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 
 	ready := &plugin.Ready{
 		Registered: func() bool {
-			status := helper.RegistrationStatus()
-			return status != nil && status.PluginRegistered
+			answer := helper.RegistrationStatus()
+			return answer != nil && answer.PluginRegistered
 		},
 		Published: func(ctx context.Context) error {
 			if !publisher.Publishing() {
@@ -158,6 +159,10 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	run(func() error {
 		recover := func(ctx context.Context) error { return errors.Join(here.engine.Recover(ctx), stale.Sweep(ctx)) }
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
+		return nil
+	})
+	run(func() error {
+		status.Run(ctx)
 		return nil
 	})
 	if f.httpEndpoint != "" {

@@ -14,13 +14,14 @@ import (
 // Policy says how many idle instances a board of some product keeps, and for whom.
 type Policy func(productName string) configv1alpha1.IdleInstances
 
-// idleOn are the records of a board's idle instances, oldest first.
+// idleOn are the records of the instances on a board that are nobody's, oldest
+// first: idle ones, and those that a killed process was about to destroy.
 func (e *Engine) idleOn(uuid string) ([]*journal.Instance, error) {
 	all, err := readable(e.journal.InstancesOn(uuid))
 	if err != nil {
 		return nil, err
 	}
-	idle := slices.DeleteFunc(all, func(i *journal.Instance) bool { return i.State != journal.InstanceIdle })
+	idle := slices.DeleteFunc(all, func(i *journal.Instance) bool { return i.Claim != "" })
 	slices.SortFunc(idle, func(a, b *journal.Instance) int { return a.IdleSince.Compare(b.IdleSince) })
 	return idle, nil
 }
@@ -104,7 +105,8 @@ func (e *Engine) evict(ctx context.Context, board gpu.GPU, inTheWay func(gpu.Dev
 }
 
 // expire destroys the idle instances that have been so for too long, or all of
-// them, and those that a killed process was about to destroy.
+// them, and those that a killed process was about to destroy. It forgets those
+// that somebody else has destroyed, so that what is in their place is taken for foreign.
 func (e *Engine) expire(ctx context.Context, all bool) error {
 	records, err := e.journal.Instances()
 	errs := []error{err}
@@ -131,8 +133,10 @@ func (e *Engine) expireOn(ctx context.Context, uuid string, all bool) error {
 	policy := e.policy(board.ProductName)
 	var errs []error
 	for _, i := range records {
-		old := i.State == journal.InstanceIdle && (all || *policy.MaxPerGPU == 0 || e.now().Sub(i.IdleSince) > policy.MaxAge.Duration)
-		if i.Claim == "" && (old || i.State == journal.InstanceReleasing) {
+		found, there := board.InstanceAt(i.Instance.Profile, i.Instance.Placement)
+		gone := !there || !isRecorded(found, i)
+		old := all || *policy.MaxPerGPU == 0 || e.now().Sub(i.IdleSince) > policy.MaxAge.Duration
+		if i.Claim == "" && (old || gone || i.State == journal.InstanceReleasing) {
 			errs = append(errs, e.destroy(ctx, i))
 		}
 	}

@@ -186,3 +186,38 @@ func TestEveryStepCanFailWithIdleInstances(t *testing.T) {
 		}
 	}
 }
+
+// A process was killed while it made room. Who comes next, in whatever process, goes on with it.
+func TestAnEvictionThatWasCutOffIsInNobodysWay(t *testing.T) {
+	for name, cut := range map[string]func(*world){
+		"before the destroys": func(*world) {},
+		"between them":        func(w *world) { w.boards["GPU-a"].Instances[0].Compute = nil },
+		"after them":          func(w *world) { w.boards["GPU-a"].Instances = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := idleWorld(t)
+			w.cycle(t, claim("first", mig("GPU-a", "1g.10gb", 0, 1)))
+			j, err := journal.Open(w.dir)
+			require.NoError(t, err)
+			records, err := j.Instances()
+			require.NoError(t, err)
+			require.Len(t, records, 1)
+			records[0].State = journal.InstanceReleasing
+			require.NoError(t, j.PutInstance(records[0]))
+			cut(w)
+
+			_, err = w.engine(t).Prepare(t.Context(), claim("second", mig("GPU-a", "2g.20gb", 0, 2)))
+			require.NoError(t, err)
+			require.Equal(t, map[string]journal.InstanceState{"2g.20gb@0:2": journal.InstanceClaimed}, w.states(t))
+		})
+	}
+}
+
+func TestAnIdleInstanceThatIsGoneIsForgotten(t *testing.T) {
+	w := idleWorld(t)
+	w.cycle(t, claim("first", mig("GPU-a", "1g.10gb", 6, 1)))
+	w.boards["GPU-a"].Instances[0].ID = 99
+	require.NoError(t, w.engine(t).Recover(t.Context()))
+	require.Empty(t, w.states(t))
+	require.Len(t, w.boards["GPU-a"].Instances, 1, "it is somebody else's")
+}

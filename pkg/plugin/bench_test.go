@@ -113,7 +113,7 @@ func BenchmarkPrepareGRPC(b *testing.B) {
 	catalogued := catalogue(gpu.Catalogue(x.gpus))
 	ctx, cancel := context.WithCancelCause(b.Context())
 	defer cancel(nil)
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(x.engine, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogued, unobserved, cancel),
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(x.engine, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogued, unobserved, unwritten, cancel),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName("node"), kubeletplugin.DriverName(pool.DefaultDriver),
 		kubeletplugin.RegistrarDirectoryPath(dir), kubeletplugin.PluginDataDirectoryPath(dir), kubeletplugin.Serialize(false))
 	require.NoError(b, err)

@@ -50,12 +50,16 @@ type Pool interface {
 // Observer is told of every claim's operation, "prepare" or "unprepare", when it has ended.
 type Observer func(operation string, took time.Duration, err error)
 
+// Changed is told of every claim that was prepared or released.
+type Changed func(namespace, name, uid string)
+
 // Driver answers the kubelet.
 type Driver struct {
 	engine  Engine
 	node    pool.Node
 	pool    Pool
 	observe Observer
+	changed Changed
 	// fatal ends the process: it is called with errors that trying again does not mend.
 	fatal context.CancelCauseFunc
 }
@@ -63,8 +67,8 @@ type Driver struct {
 var _ kubeletplugin.DRAPlugin = &Driver{}
 
 // NewDriver makes the driver of a node.
-func NewDriver(engine Engine, node pool.Node, published Pool, observe Observer, fatal context.CancelCauseFunc) *Driver {
-	return &Driver{engine: engine, node: node, pool: published, observe: observe, fatal: fatal}
+func NewDriver(engine Engine, node pool.Node, published Pool, observe Observer, changed Changed, fatal context.CancelCauseFunc) *Driver {
+	return &Driver{engine: engine, node: node, pool: published, observe: observe, changed: changed, fatal: fatal}
 }
 
 // PrepareResourceClaims prepares the claims of a pod side by side. Each has its own result.
@@ -116,6 +120,7 @@ func (d *Driver) prepare(ctx context.Context, c *resourceapi.ResourceClaim) kube
 		}
 		result.Devices = append(result.Devices, device)
 	}
+	d.changed(c.Namespace, c.Name, string(c.UID))
 	logger.Info("Claim prepared", "devices", len(result.Devices))
 	return result
 }
@@ -139,6 +144,7 @@ func (d *Driver) UnprepareResourceClaims(ctx context.Context, all []kubeletplugi
 				logger.Error(errs[i], "Claim not released")
 			}
 			d.observe("unprepare", time.Since(began), errs[i])
+			d.changed(c.Namespace, c.Name, string(c.UID))
 		})
 	}
 	wg.Wait()

@@ -38,6 +38,8 @@ func (e *fakeEngine) Unprepare(context.Context, string) error { return e.err }
 
 func unobserved(string, time.Duration, error) {}
 
+func unwritten(string, string, string) {}
+
 // catalogue is a pool of which no more than the names of its devices is known.
 type catalogue map[string]gpu.Device
 
@@ -66,7 +68,7 @@ func driver(t *testing.T, e plugin.Engine) *plugin.Driver {
 	b, err := gpu.BoardByName("H100-SXM5-80GB")
 	require.NoError(t, err)
 	node := pool.Node{Name: "node", Driver: pool.DefaultDriver}
-	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), unobserved, func(error) {})
+	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), unobserved, unwritten, func(error) {})
 }
 
 func claim(change func(*resourceapi.DeviceAllocationResult)) *resourceapi.ResourceClaim {
@@ -159,7 +161,7 @@ func TestABlockedReleaseSucceedsWhenTheAPIKnows(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, errs["uid"])
 
-	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, unobserved, nil).UnprepareResourceClaims(t.Context(), claims)
+	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, unobserved, unwritten, nil).UnprepareResourceClaims(t.Context(), claims)
 	require.NoError(t, err)
 	require.ErrorIs(t, errs["uid"], gpu.ErrInUse)
 	require.ErrorContains(t, errs["uid"], "connection refused")

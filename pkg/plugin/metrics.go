@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,6 +74,44 @@ func (t timedLocks) LockGPUs(ctx context.Context, uuids ...string) (func(), erro
 	unlock, err := t.Journal.LockGPUs(ctx, uuids...)
 	t.locks.WithLabelValues("gpu").Observe(time.Since(began).Seconds())
 	return unlock, err
+}
+
+// ClaimInfo registers what claims hold, for joins with the series of DCGM, whose
+// labels UUID and GPU_I_ID it has.
+func ClaimInfo(registry prometheus.Registerer, claims Claims) error {
+	return registry.Register(&claimInfo{
+		desc: prometheus.NewDesc("kerf_claim_device_info", "1 for every device of a prepared claim. GPU_I_ID is that of a MIG instance, else empty.",
+			[]string{"UUID", "GPU_I_ID", "claim_namespace", "claim_name", "claim_uid", "device", "type", "profile"}, nil),
+		claims: claims,
+	})
+}
+
+type claimInfo struct {
+	desc   *prometheus.Desc
+	claims Claims
+}
+
+func (c *claimInfo) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
+
+func (c *claimInfo) Collect(metrics chan<- prometheus.Metric) {
+	all, err := c.claims.Claims()
+	if tolerated(err) != nil {
+		metrics <- prometheus.NewInvalidMetric(c.desc, err)
+		return
+	}
+	for _, claim := range all {
+		if claim.State != journal.ClaimPrepared {
+			continue
+		}
+		for _, d := range claim.Devices {
+			instance := ""
+			if d.Instance != nil {
+				instance = strconv.Itoa(d.Instance.ID)
+			}
+			metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, 1,
+				d.Device.GPU, instance, claim.Namespace, claim.Name, claim.UID, d.Name, string(d.Device.Type), d.Device.Profile)
+		}
+	}
 }
 
 // CountInstances registers the number of instances by state. They are counted

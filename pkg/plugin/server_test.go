@@ -93,7 +93,7 @@ func TestServe(t *testing.T) {
 	metrics := plugin.NewMetrics(registry, "v1")
 	require.NoError(t, plugin.CountInstances(registry, newWorld(t), func() int { return 2 }))
 
-	d := plugin.NewDriver(&fakeEngine{}, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogue{mig: {}}, metrics.Operation, nil)
+	d := plugin.NewDriver(&fakeEngine{}, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogue{mig: {}}, metrics.Operation, unwritten, nil)
 	refused := claim(func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Device = "gpu-9" })
 	refused.UID = "refused"
 	_, err = d.PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(nil), refused})
@@ -106,6 +106,12 @@ func TestServe(t *testing.T) {
 	require.NoError(t, err)
 	unlock()
 	metrics.Call("create the GPU instance", "GPU-1", 0, gpu.ErrLost)
+
+	require.NoError(t, plugin.ClaimInfo(registry, j))
+	held := gpu.Instance{GPU: "GPU-1", Profile: "1g.10gb", ID: 9}
+	require.NoError(t, j.PutClaim(&journal.Claim{UID: "u", Namespace: "ns", Name: "c", State: journal.ClaimPrepared, Devices: []journal.ClaimDevice{
+		{Name: "gpu-1-mig-1g10gb-0", Device: held.Device(), Instance: &held},
+	}}))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -141,6 +147,7 @@ func TestServe(t *testing.T) {
 		`kerf_claim_operation_duration_seconds_count{operation="unprepare",result="success"} 1`,
 		`kerf_lock_wait_seconds_count{lock="gpu"} 1`,
 		`kerf_nvml_call_duration_seconds_count{operation="create the GPU instance",result="failure"} 1`,
+		`kerf_claim_device_info{GPU_I_ID="9",UUID="GPU-1",claim_name="c",claim_namespace="ns",claim_uid="u",device="gpu-1-mig-1g10gb-0",profile="1g.10gb",type="mig"} 1`,
 		`kerf_instances{state="claimed"} 0`,
 		`kerf_instances{state="foreign"} 2`,
 	} {
