@@ -24,6 +24,8 @@ import (
 // nodeFlags say where a node's GPUs, records and CDI specs are.
 type nodeFlags struct {
 	nvml, config, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot string
+	// library is the NVML library that was chosen, for the driver's own programs; empty where they need none.
+	library string
 }
 
 func (f *nodeFlags) addTo(s *pflag.FlagSet) {
@@ -54,7 +56,7 @@ func (f nodeFlags) open(ctx context.Context, hook string, metrics *plugin.Metric
 	if err != nil {
 		return nil, err
 	}
-	here := &localNode{config: config, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithObserver(metrics.Call))}
+	here := &localNode{config: config, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.library), nvml.WithObserver(metrics.Call))}
 	if here.records, err = journal.Open(f.runDir); err != nil {
 		return nil, err
 	}
@@ -69,7 +71,7 @@ func (f nodeFlags) open(ctx context.Context, hook string, metrics *plugin.Metric
 	if err != nil {
 		return nil, err
 	}
-	here.engine = claims.New(hardware, locked, written, config.Idle)
+	here.engine = claims.New(hardware, locked, written, config.For)
 	return here, here.adapter.Open(ctx)
 }
 
@@ -105,6 +107,7 @@ func openLibrary(f *nodeFlags) (gonvml.Interface, []specs.Mount, error) {
 		if argument == "" {
 			argument = nvml.LibraryPath(f.driverRoot)
 		}
+		f.library = argument
 		return gonvml.New(gonvml.WithLibraryPath(argument)), nil, nil
 	case "sim":
 		spec, err := nvmlsim.Parse(argument)

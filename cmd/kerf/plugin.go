@@ -117,7 +117,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		return err
 	}
 	status := plugin.NewStatus(client, f.driverName, here.records)
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(here.engine, node, publisher, metrics.Operation, status.Changed, fatal),
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(here.engine, node, publisher, metrics.Operation, status.Changed, events, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
 		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false))

@@ -110,7 +110,7 @@ func simList(do simBody) *cobra.Command {
 func printBoards(w io.Writer, boards []nvmlsim.Board) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, b := range boards {
-		fmt.Fprintf(table, "GPU %d\t%s\t%s\t/dev/nvidia%d\tMIG %s\n", b.Index, b.UUID, b.Model, b.Minor, simMode(b))
+		fmt.Fprintf(table, "GPU %d\t%s\t%s\t/dev/nvidia%d\tMIG %s\ttime slice %s, compute mode %s\n", b.Index, b.UUID, b.Model, b.Minor, simMode(b), b.TimeSlice, b.ComputeMode)
 		for _, i := range b.Instances {
 			fmt.Fprintf(table, "  GPU instance %d\t%s\t%s", i.ID, i.Profile, i.Placement)
 			for _, c := range i.Compute {

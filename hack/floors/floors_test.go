@@ -19,7 +19,7 @@ const module = "github.com/kerf-project/kerf/"
 // package owns.
 var table = [][]string{
 	{"pkg/gpu", "pkg/nvmlsim/identity", "api/internal/strict"},
-	{"api/config/v1alpha1", "api/gpu/v1alpha1", "api/scaling/v1alpha1"},
+	{"api/config/v1alpha1", "api/gpu/v1alpha1", "api/nvidia/v1beta1", "api/scaling/v1alpha1"},
 	{"pkg/nvml", "pkg/nvmlsim", "pkg/journal", "pkg/cdispec", "pkg/dcgm"},
 	{"pkg/claims", "pkg/pool", "pkg/health", "pkg/scaling"},
 	{"pkg/fleet", "pkg/plugin", "pkg/pool/pooltest", "pkg/claims/crash"},

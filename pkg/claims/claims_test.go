@@ -12,8 +12,21 @@ import (
 	"github.com/kerf-project/kerf/pkg/journal"
 )
 
+func replica(uuid string, n int) gpu.Device {
+	return gpu.Device{Type: gpu.TypeTimeSlice, GPU: uuid, Replica: n}
+}
+
 func mig(uuid, profile string, start, size int) gpu.Device {
 	return gpu.Device{Type: gpu.TypeMIG, GPU: uuid, Profile: profile, Placement: gpu.Placement{Start: start, Size: size}}
+}
+
+// slicing is a claim for the device, with the time slice that its parameters ask for.
+func slicing(uid string, slice gpu.TimeSlice, devices ...gpu.Device) claims.Claim {
+	c := claim(uid, devices...)
+	for i := range c.Devices {
+		c.Devices[i].TimeSlice.Wanted = slice
+	}
+	return c
 }
 
 func claim(uid string, devices ...gpu.Device) claims.Claim {
@@ -30,6 +43,9 @@ func shapes() map[string]claims.Claim {
 		"1g":                          claim("1g", mig("GPU-a", "1g.10gb", 6, 1)),
 		"whole with a mode change":    claim("whole", gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-b"}),
 		"replica":                     claim("replica", gpu.Device{Type: gpu.TypeTimeSlice, GPU: "GPU-a", Replica: 2}),
+		"replica with a time slice":   slicing("short", gpu.TimeSliceShort, replica("GPU-a", 1)),
+		"whole with a time slice":     slicing("long", gpu.TimeSliceLong, gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-b"}),
+		"replicas beside an instance": slicing("beside", gpu.TimeSliceMedium, replica("GPU-a", 1), replica("GPU-a", 2), mig("GPU-b", "1g.10gb", 6, 1)),
 		"three devices on two GPUs":   claim("three", mig("GPU-a", "1g.10gb", 6, 1), mig("GPU-a", "3g.40gb", 0, 4), mig("GPU-b", "2g.20gb", 4, 2)),
 		"an instance and a whole GPU": claim("both", mig("GPU-a", "1g.10gb", 6, 1), gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-b"}),
 	}
@@ -55,6 +71,7 @@ func requireClean(t *testing.T, w *world) {
 	require.Empty(t, w.specs, "CDI specs")
 	for uuid, b := range w.boards {
 		require.Empty(t, b.Instances, "instances on %s", uuid)
+		require.Contains(t, []gpu.TimeSlice{"", gpu.TimeSliceDefault}, w.slices[uuid], "time slice of %s", uuid)
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 // Hardware is what the engine asks of the boards. Errors wrap those of package
 // gpu. A destroy verifies the whole identity first and destroys nothing else.
 type Hardware interface {
+	TimeSlicer
 	GPU(ctx context.Context, uuid string) (gpu.GPU, error)
 	CreateGPUInstance(ctx context.Context, uuid, profile string, at gpu.Placement) (gpu.Instance, error)
 	CreateComputeInstance(ctx context.Context, i gpu.Instance) (gpu.Instance, error)

@@ -27,7 +27,11 @@ type world struct {
 	holder map[string][]gpu.Process
 	specs  map[string][]cdispec.Device
 	notes  map[string]string
-	idle   configv1alpha1.IdleInstances
+	// slices are the time slices of the boards on which one was set.
+	slices map[string]gpu.TimeSlice
+	// lost is a board that has fallen off the bus.
+	lost   string
+	policy configv1alpha1.Policy
 	nextID int
 	dir    string
 
@@ -42,8 +46,8 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	h100, err := gpu.BoardByName("H100-SXM5-80GB")
 	require.NoError(t, err)
-	w := &world{boards: map[string]*gpu.GPU{}, holder: map[string][]gpu.Process{}, specs: map[string][]cdispec.Device{}, notes: map[string]string{}, dir: t.TempDir(), failAt: -1}
-	w.idle.MaxPerGPU = new(int)
+	w := &world{boards: map[string]*gpu.GPU{}, holder: map[string][]gpu.Process{}, specs: map[string][]cdispec.Device{}, notes: map[string]string{}, slices: map[string]gpu.TimeSlice{}, dir: t.TempDir(), failAt: -1}
+	w.policy.IdleInstances.MaxPerGPU = new(int)
 	for _, uuid := range []string{"GPU-a", "GPU-b"} {
 		w.boards[uuid] = &gpu.GPU{UUID: uuid, MIG: gpu.MIGMode{Capable: true}, Profiles: h100.Profiles}
 	}
@@ -55,7 +59,7 @@ func (w *world) engine(t *testing.T) *claims.Engine {
 	t.Helper()
 	j, err := journal.Open(w.dir)
 	require.NoError(t, err)
-	return claims.New(w, stepJournal{j, w}, fakeSpecs{w}, func(string) configv1alpha1.IdleInstances { return w.idle })
+	return claims.New(w, stepJournal{j, w}, fakeSpecs{w}, func(string) configv1alpha1.Policy { return w.policy })
 }
 
 func (w *world) step(name string, effect func() error) error {
@@ -74,6 +78,9 @@ func (w *world) step(name string, effect func() error) error {
 
 func (w *world) GPU(_ context.Context, uuid string) (gpu.GPU, error) {
 	b, ok := w.boards[uuid]
+	if uuid == w.lost {
+		return gpu.GPU{}, gpu.ErrLost
+	}
 	if !ok {
 		return gpu.GPU{}, fmt.Errorf("%s: %w", uuid, gpu.ErrNotFound)
 	}
@@ -92,6 +99,17 @@ func (w *world) SetMIGMode(_ context.Context, uuid string, on bool) error {
 			return gpu.ErrInUse
 		}
 		w.boards[uuid].MIG.Current = on
+		delete(w.slices, uuid) // A GPU that changes its mode is reset.
+		return nil
+	})
+}
+
+func (w *world) SetTimeSlice(_ context.Context, uuid string, slice gpu.TimeSlice) error {
+	return w.step("SetTimeSlice", func() error {
+		if w.boards[uuid].MIG.Current {
+			return gpu.ErrNotSupported
+		}
+		w.slices[uuid] = slice
 		return nil
 	})
 }

@@ -87,7 +87,7 @@ func (n *node) start() {
 	require.NoError(n.t, err)
 	bound := 2
 	idle := configv1alpha1.IdleInstances{MaxPerGPU: &bound, MaxAge: metav1.Duration{Duration: time.Hour}, Scope: configv1alpha1.IdleScopeNamespace}
-	n.engine = claims.New(failingHardware{n.adapter, n.fail}, failingJournal{n.journal, n.fail}, n.specs, func(string) configv1alpha1.IdleInstances { return idle })
+	n.engine = claims.New(failingHardware{n.adapter, n.sim, n.fail}, failingJournal{n.journal, n.fail}, n.specs, func(string) configv1alpha1.Policy { return configv1alpha1.Policy{IdleInstances: idle} })
 	found, _ := n.adapter.Node(n.t.Context())
 	for _, g := range found.GPUs {
 		if !slices.ContainsFunc(n.boards, func(b gpu.GPU) bool { return b.UUID == g.UUID }) {
@@ -129,7 +129,16 @@ func (f *failing) change() error {
 
 type failingHardware struct {
 	*nvml.Adapter
-	f *failing
+	sim *nvmlsim.Node
+	f   *failing
+}
+
+// SetTimeSlice is the adapter's without the execution of nvidia-smi.
+func (h failingHardware) SetTimeSlice(_ context.Context, uuid string, slice gpu.TimeSlice) error {
+	if err := h.f.change(); err != nil {
+		return err
+	}
+	return h.sim.SetTimeSlice(uuid, slice)
 }
 
 func (h failingHardware) CreateGPUInstance(ctx context.Context, uuid, profile string, at gpu.Placement) (gpu.Instance, error) {
@@ -211,8 +220,10 @@ type history struct {
 	// foreign are the administrator's instances.
 	foreign map[string]gpu.Instance
 	lost    map[string]bool
-	next    int
-	log     []string
+	// unsliced are boards that have lost their time slice under their users.
+	unsliced map[string]bool
+	next     int
+	log      []string
 }
 
 // Whatever happens, in whatever order, no device is given twice, no foreign
@@ -229,7 +240,7 @@ func TestRandomHistories(t *testing.T) {
 		t.Run(fmt.Sprint(s), func(t *testing.T) {
 			h := &history{
 				node: newNode(t, s), random: rand.New(rand.NewPCG(s, 0)),
-				held: map[string][]gpu.Device{}, pending: map[string][]gpu.Device{}, foreign: map[string]gpu.Instance{}, lost: map[string]bool{},
+				held: map[string][]gpu.Device{}, pending: map[string][]gpu.Device{}, foreign: map[string]gpu.Instance{}, lost: map[string]bool{}, unsliced: map[string]bool{},
 			}
 			defer func() {
 				if t.Failed() {
@@ -291,8 +302,9 @@ func (h *history) prepare() {
 }
 
 func (h *history) prepareAs(uid string, devices []gpu.Device) {
-	_, err := h.engine.Prepare(h.t.Context(), claim(uid, devices...))
-	h.note("prepare %s %v: %v", uid, devices, err)
+	wish := append(gpu.TimeSlices(), "")[h.random.IntN(5)]
+	_, err := h.engine.Prepare(h.t.Context(), slicing(uid, wish, devices...))
+	h.note("prepare %s %v with time slice %q: %v", uid, devices, wish, err)
 	switch {
 	case err == nil:
 		h.held[uid] = devices
@@ -378,7 +390,7 @@ func (h *history) loseOrRestore() {
 		return
 	}
 	h.note("%s is lost: %v", board, h.sim.Lose(board))
-	h.lost[board] = true
+	h.lost[board], h.unsliced[board] = true, true
 }
 
 // reboot ends all instances, and with the tmpfs the journal and the specs; the kubelet asks again for its claims.
@@ -389,7 +401,7 @@ func (h *history) reboot() {
 	for _, dir := range []string{"run", "cdi"} {
 		require.NoError(h.t, os.RemoveAll(filepath.Join(h.dir, dir)))
 	}
-	h.foreign, h.lost = map[string]gpu.Instance{}, map[string]bool{}
+	h.foreign, h.lost, h.unsliced = map[string]gpu.Instance{}, map[string]bool{}, map[string]bool{}
 	asked := maps.Clone(h.held)
 	h.held, h.pending = map[string][]gpu.Device{}, map[string][]gpu.Device{}
 	h.start()
@@ -444,12 +456,47 @@ func (h *history) check() {
 			}
 		}
 	}
+	for _, b := range boards {
+		h.checkTimeSlice(b)
+	}
 	withSpec, err := h.specs.Claims()
 	require.NoError(t, err)
 	for _, uid := range withSpec {
 		_, err := h.journal.Claim(uid)
 		require.NoError(t, err, "a CDI spec without a record")
 	}
+}
+
+// checkTimeSlice: all users of a board have the time slice that it has, and a
+// board that nobody uses has the default.
+func (h *history) checkTimeSlice(b nvmlsim.Board) {
+	t := h.t
+	t.Helper()
+	on := func(d gpu.Device) bool { return d.GPU == b.UUID && d.Type != gpu.TypeMIG }
+	used := false
+	for _, uid := range slices.Sorted(maps.Keys(h.held)) {
+		c, err := h.journal.Claim(uid)
+		require.NoError(t, err)
+		for _, d := range c.Devices {
+			if !on(d.Device) {
+				continue
+			}
+			used = true
+			if set := d.TimeSlice.Set; !h.unsliced[b.UUID] && set != "" {
+				require.Equal(t, set, b.TimeSlice, "%s of claim %s", b.UUID, uid)
+			}
+		}
+	}
+	if used {
+		return
+	}
+	for _, devices := range h.pending {
+		if slices.ContainsFunc(devices, on) {
+			return // Who knows.
+		}
+	}
+	delete(h.unsliced, b.UUID)
+	require.Equal(t, gpu.TimeSliceDefault, b.TimeSlice, "nobody uses %s", b.UUID)
 }
 
 // end lets all claims end and every board come back.

@@ -11,8 +11,9 @@ import (
 	"github.com/kerf-project/kerf/pkg/journal"
 )
 
-// Policy says how many idle instances a board of some product keeps, and for whom.
-type Policy func(productName string) configv1alpha1.IdleInstances
+// Policy is the node's configuration for boards of a product: which idle
+// instances they keep, and which time slice their first user sets.
+type Policy func(productName string) configv1alpha1.Policy
 
 // idleOn are the records of the instances on a board that are nobody's, oldest
 // first: idle ones, and those that a killed process was about to destroy.
@@ -34,7 +35,7 @@ func (e *Engine) keep(ctx context.Context, record *journal.Instance, namespace s
 	if err != nil {
 		return false, err
 	}
-	bound := *e.policy(board.ProductName).MaxPerGPU
+	bound := *e.policy(board.ProductName).IdleInstances.MaxPerGPU
 	if bound == 0 || !e.unused(ctx, board, record) {
 		return false, nil
 	}
@@ -73,7 +74,7 @@ func (e *Engine) reuse(ctx context.Context, c *journal.Claim, board gpu.GPU, d g
 	if err != nil {
 		return nil, err
 	}
-	anybody := e.policy(board.ProductName).Scope == configv1alpha1.IdleScopeNode
+	anybody := e.policy(board.ProductName).IdleInstances.Scope == configv1alpha1.IdleScopeNode
 	if record.State != journal.InstanceIdle || !anybody && record.Namespace != c.Namespace || !e.unused(ctx, board, record) {
 		return nil, nil
 	}
@@ -130,7 +131,7 @@ func (e *Engine) expireOn(ctx context.Context, uuid string, all bool) error {
 	if err != nil {
 		return err
 	}
-	policy := e.policy(board.ProductName)
+	policy := e.policy(board.ProductName).IdleInstances
 	var errs []error
 	for _, i := range records {
 		found, there := board.InstanceAt(i.Instance.Profile, i.Instance.Placement)

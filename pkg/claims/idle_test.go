@@ -17,7 +17,7 @@ import (
 func idleWorld(t *testing.T) *world {
 	w := newWorld(t)
 	n := 2
-	w.idle = configv1alpha1.IdleInstances{MaxPerGPU: &n, MaxAge: metav1.Duration{Duration: time.Hour}, Scope: configv1alpha1.IdleScopeNamespace}
+	w.policy.IdleInstances = configv1alpha1.IdleInstances{MaxPerGPU: &n, MaxAge: metav1.Duration{Duration: time.Hour}, Scope: configv1alpha1.IdleScopeNamespace}
 	return w
 }
 
@@ -104,7 +104,7 @@ func TestAnIdleInstanceIsNotReusedAsItIs(t *testing.T) {
 
 func TestIdleInstancesAnywhereOnTheNode(t *testing.T) {
 	w := idleWorld(t)
-	w.idle.Scope = configv1alpha1.IdleScopeNode
+	w.policy.IdleInstances.Scope = configv1alpha1.IdleScopeNode
 	w.cycle(t, claim("first", mig("GPU-a", "1g.10gb", 6, 1)))
 	c := claim("second", mig("GPU-a", "1g.10gb", 6, 1))
 	c.Namespace = "other"
@@ -122,7 +122,7 @@ func TestIdleInstancesAreBounded(t *testing.T) {
 	require.Equal(t, map[string]journal.InstanceState{"1g.10gb@4:1": journal.InstanceIdle, "1g.10gb@5:1": journal.InstanceIdle}, w.states(t), "the oldest went")
 	require.Len(t, w.boards["GPU-a"].Instances, 2)
 
-	w.idle.MaxAge.Duration = 0
+	w.policy.IdleInstances.MaxAge.Duration = 0
 	require.NoError(t, w.engine(t).Recover(t.Context()))
 	requireClean(t, w)
 }

@@ -186,6 +186,9 @@ func (e *Engine) realize(ctx context.Context, record *journal.Claim) ([]Prepared
 			return nil, fmt.Errorf("device %s: %w", d.Name, err)
 		}
 		if d.Device.Type != gpu.TypeMIG {
+			if err := e.shareTime(ctx, record, i, board); err != nil {
+				return nil, fmt.Errorf("device %s: %w", d.Name, err)
+			}
 			continue
 		}
 		instance, made, err := e.instance(ctx, record, board, d.Device)

@@ -65,7 +65,8 @@ func (e *Engine) unprepare(ctx context.Context, uid string) error {
 }
 
 // release removes the CDI spec first, so that no container starts with what is
-// about to go, then the instances, then the record. It can be repeated at will.
+// about to go, then the instances and time slices, then the record. It can be
+// repeated at will.
 func (e *Engine) release(ctx context.Context, uid string, giveBack func(context.Context, *journal.Instance) error) error {
 	if err := e.specs.Remove(uid); err != nil {
 		return err
@@ -78,6 +79,7 @@ func (e *Engine) release(ctx context.Context, uid string, giveBack func(context.
 	for _, i := range owned {
 		errs = append(errs, giveBack(ctx, i))
 	}
+	errs = append(errs, e.restoreTime(ctx, uid))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

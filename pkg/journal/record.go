@@ -63,6 +63,27 @@ type ClaimDevice struct {
 	// Made is true where kerf made the instance, so that its record can be
 	// written again should it be lost.
 	Made bool `json:"made,omitempty"`
+	// TimeSlice is that of the GPU, where the device is a whole one or a replica.
+	TimeSlice TimeSlice `json:"timeSlice,omitzero"`
+	// Conditions are what the device's user should know of it, beyond that it is ready.
+	Conditions []Condition `json:"conditions,omitempty"`
+}
+
+// TimeSlice is what a claim wants of the time slice of a GPU, and what it has.
+type TimeSlice struct {
+	// Wanted is what the claim's parameters ask for; empty: nothing.
+	Wanted gpu.TimeSlice `json:"wanted,omitempty"`
+	// Set is what kerf has set while the claim uses the GPU, in ClaimIntent also what
+	// it may be about to set; empty: the GPU was left as it was.
+	Set gpu.TimeSlice `json:"set,omitempty"`
+	// SetBy names the claim that used the GPU first, where that is another.
+	SetBy string `json:"setBy,omitempty"`
+}
+
+// Condition is a condition of a device in the status of its claim.
+type Condition struct {
+	Type    string `json:"type"`
+	Message string `json:"message"`
 }
 
 // InstanceState is what an instance that kerf made is there for.
@@ -123,6 +144,9 @@ func (c *Claim) validate(key string) error {
 	for _, d := range c.Devices {
 		if d.Device.GPU == "" {
 			return fmt.Errorf("device %q has no GPU", d.Name)
+		}
+		if err := errors.Join(d.TimeSlice.Wanted.Validate(), d.TimeSlice.Set.Validate()); err != nil {
+			return fmt.Errorf("time slice of device %q: %w", d.Name, err)
 		}
 		if c.State == ClaimPrepared && d.Device.Type == gpu.TypeMIG && d.Instance == nil {
 			return fmt.Errorf("prepared device %q has no instance", d.Name)

@@ -1,6 +1,6 @@
 // Package nvml turns an NVML library, real or simulated, into the plain values
 // of package gpu: one long session with the driver, whole-GPU reads, and the few
-// changes that kerf makes (instances and the MIG mode).
+// changes that kerf makes (instances, the MIG mode and the time slice).
 //
 // It owns the session, the handles and the patience: a call into NVML cannot be
 // cancelled, so every call has a goroutine of its own and holds its GPU's turn
@@ -41,6 +41,7 @@ type Adapter struct {
 	lib      nvml.Interface
 	lookup   device.Interface
 	hostRoot string
+	smi      smi
 	observe  Observer
 	session  session
 }
@@ -59,6 +60,7 @@ func New(lib nvml.Interface, options ...Option) *Adapter {
 		lib:      lib,
 		lookup:   device.New(lib),
 		hostRoot: "/",
+		smi:      smi{driverRoot: "/"},
 		observe:  func(string, string, time.Duration, error) {},
 	}
 	for _, o := range options {
@@ -154,6 +156,8 @@ type board struct {
 	// uuid and last outlive a lost board; both are read without the turn.
 	uuid atomic.Pointer[string]
 	last atomic.Pointer[gpu.GPU]
+	// ear has a lock of its own.
+	ear ear
 
 	// All below belongs to who has the turn.
 
@@ -164,14 +168,27 @@ type board struct {
 	// seconds, and a MIG UUID depends on (board, GPU instance id, compute
 	// instance id) alone: another instance with the same ids has the same UUID.
 	migUUIDs map[computeID]string
+	// resets is gpu.Health's.
+	resets int
 }
 
 type computeID struct{ gi, ci int }
 
 // forget drops what a change of the MIG mode or a reset of the board invalidates.
 func (b *board) forget() {
+	b.ear.close()
 	b.handle = nil
 	b.migUUIDs = nil
+}
+
+// stale forgets a handle that no longer is the board's. Unless the board is lost
+// or does not answer, somebody else has reset it, or changed its MIG mode, which
+// may reset it (nvml.h).
+func (b *board) stale(ret nvml.Return) {
+	if ret == nvml.SUCCESS || ret == nvml.ERROR_INVALID_ARGUMENT {
+		b.resets++
+	}
+	b.forget()
 }
 
 // id is the board's UUID, empty until it was read once.

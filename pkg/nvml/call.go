@@ -161,10 +161,11 @@ func steady[T any](a *Adapter, b *board, h nvml.Device, op string, look func(nvm
 	var zero T
 	for range looks {
 		seen, err := look(h)
-		if uuid, ret := h.GetUUID(); ret == nvml.SUCCESS && uuid == b.id() {
+		uuid, ret := h.GetUUID()
+		if ret == nvml.SUCCESS && uuid == b.id() {
 			return seen, err
 		}
-		b.forget()
+		b.stale(ret)
 		if h, err = a.device(b); err != nil {
 			return zero, fmt.Errorf("%s: %w", op, err)
 		}
@@ -178,10 +179,11 @@ func steady[T any](a *Adapter, b *board, h nvml.Device, op string, look func(nvm
 // looking up by UUID walks all boards and takes seconds on a busy node.
 func (a *Adapter) device(b *board) (nvml.Device, error) {
 	if b.handle != nil {
-		if uuid, ret := b.handle.GetUUID(); ret == nvml.SUCCESS && uuid == b.id() {
+		uuid, ret := b.handle.GetUUID()
+		if ret == nvml.SUCCESS && uuid == b.id() {
 			return b.handle, nil
 		}
-		b.forget()
+		b.stale(ret)
 	}
 	h, uuid, err := a.lookUp(b)
 	// Stale again already: it is just being reset or changing its mode.

@@ -18,8 +18,11 @@ const (
 	opDestroyCompute = "destroy compute instance"
 	opDestroyGPU     = "destroy GPU instance"
 	opSetMIGMode     = "set MIG mode"
+	opSetTimeSlice   = "set time slice"
 	opFabricState    = "read fabric state"
 	opProcesses      = "list processes"
+	opRegisterEvents = "register events"
+	opProbe          = "read health"
 )
 
 // kind says in kerf's words what NVML refused, nil where none fits.

@@ -53,6 +53,8 @@ func (a *Adapter) setMIGMode(b *board, h nvml.Device, on bool) (changed bool, er
 	if mode.Current == on && mode.Pending == on {
 		return false, nil
 	}
+	// The driver counts whoever listens among those who use the board.
+	b.ear.close()
 	// Two answers: whether the request was taken, and whether it is in effect.
 	ret, activation := h.SetMigMode(want)
 	b.forget()

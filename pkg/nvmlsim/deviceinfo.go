@@ -132,14 +132,27 @@ func (d *device) GetEccMode() (nvml.EnableState, nvml.EnableState, nvml.Return) 
 	return on, on, ret
 }
 
-func (d *device) GetTotalEccErrors(nvml.MemoryErrorType, nvml.EccCounterType) (uint64, nvml.Return) {
-	return read(d, "GetTotalEccErrors", func(*board) uint64 { return 0 })
+// GetTotalEccErrors knows of uncorrectable errors since the last reset only.
+func (d *device) GetTotalEccErrors(kind nvml.MemoryErrorType, since nvml.EccCounterType) (uint64, nvml.Return) {
+	return read(d, "GetTotalEccErrors", func(g *board) uint64 {
+		if kind != nvml.MEMORY_ERROR_TYPE_UNCORRECTED || since != nvml.VOLATILE_ECC {
+			return 0
+		}
+		return g.UncorrectedECC
+	})
 }
 
 // GetRemappedRows tells corrected rows, uncorrected rows, and whether a remapping is pending or has failed.
 func (d *device) GetRemappedRows() (int, int, bool, bool, nvml.Return) {
-	_, _, ret := d.look("GetRemappedRows")
-	return 0, 0, false, false, ret
+	_, g, ret := d.look("GetRemappedRows")
+	if ret != nvml.SUCCESS {
+		return 0, 0, false, false, ret
+	}
+	// nvml.h: not on a board with MIG instances.
+	if len(g.Instances) > 0 {
+		return 0, 0, false, false, nvml.ERROR_NOT_SUPPORTED
+	}
+	return 0, 0, g.RemapPending, g.RemapFailed, nvml.SUCCESS
 }
 
 // Attributes of a whole board are told only where MIG is on.

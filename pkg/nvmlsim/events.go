@@ -13,7 +13,7 @@ const (
 	// eventPoll is how often a waiting set looks for news.
 	eventPoll = 10 * time.Millisecond
 	// supportedEvents are those that the simulated boards can have.
-	supportedEvents = nvml.EventTypeXidCriticalError
+	supportedEvents = nvml.EventTypeXidCriticalError | nvml.EventTypeDoubleBitEccError
 )
 
 // eventSet follows the log of events for the boards registered with it.
@@ -28,6 +28,7 @@ type eventSet struct {
 
 type registration struct {
 	*hold
+	types uint64
 	since uint64
 }
 
@@ -73,7 +74,7 @@ func (d *device) RegisterEvents(types uint64, set nvml.EventSet) nvml.Return {
 	if err != nil {
 		return s.broken("RegisterEvents", d.index, err)
 	}
-	e.boards[d.index] = registration{h, st.NextEvent}
+	e.boards[d.index] = registration{h, types, st.NextEvent}
 	return nvml.SUCCESS
 }
 
@@ -107,10 +108,14 @@ func (e *eventSet) poll() (nvml.EventData, nvml.Return) {
 	for e.next = max(e.next, oldest); e.next < st.NextEvent; {
 		number, event := e.next, st.Events[e.next-oldest]
 		e.next++
-		if r, ok := e.boards[event.GPU]; ok && number >= r.since {
+		kind := uint64(nvml.EventTypeXidCriticalError)
+		if event.Xid == 0 {
+			kind = nvml.EventTypeDoubleBitEccError
+		}
+		if r, ok := e.boards[event.GPU]; ok && number >= r.since && r.types&kind != 0 {
 			return nvml.EventData{
 				Device:    s.device(event.GPU, st.GPUs[event.GPU].Generation),
-				EventType: nvml.EventTypeXidCriticalError, EventData: event.Xid,
+				EventType: kind, EventData: event.Xid,
 				GpuInstanceId: event.GI, ComputeInstanceId: event.CI,
 			}, nvml.SUCCESS
 		}

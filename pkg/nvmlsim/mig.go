@@ -186,9 +186,11 @@ func (s *state) freeMinor() int {
 }
 
 // comeUp is what every reset of a board means to its users: no instance lives
-// on, no handle is good, and the fabric has to be joined again.
+// on, no handle is good, and the fabric has to be joined again. That time slice
+// and compute mode are the defaults again is [inferred].
 func (g *board) comeUp() {
 	g.Instances = nil
+	g.TimeSlice, g.ComputeMode = "", ""
 	g.Generation++
 	g.FabricReads = 0
 	if g.onFabric() {
@@ -206,6 +208,8 @@ func (g *board) onFabric() bool {
 func (g *board) reset() {
 	g.Pending = g.Pending && g.table.ToggleNeedsReset
 	g.MIG = g.Pending
+	// nvml.h: volatile counters begin anew, and pending rows are remapped. A failure stays.
+	g.UncorrectedECC, g.RemapPending = 0, false
 	g.comeUp()
 }
 

@@ -59,9 +59,18 @@ type board struct {
 	Pending    bool `json:"pending,omitempty"`
 	Lost       bool `json:"lost,omitempty"`
 	// FabricReads is how often the fabric state is still read as being in progress.
-	FabricReads int        `json:"fabricReads,omitempty"`
-	Instances   []instance `json:"instances,omitempty"`
-	Clients     []Client   `json:"clients,omitempty"`
+	FabricReads int `json:"fabricReads,omitempty"`
+	// UncorrectedECC counts uncorrectable memory errors since the last reset.
+	UncorrectedECC uint64 `json:"uncorrectedECC,omitempty"`
+	// RemapPending and RemapFailed are about broken rows of the memory.
+	RemapPending bool       `json:"remapPending,omitempty"`
+	RemapFailed  bool       `json:"remapFailed,omitempty"`
+	Instances    []instance `json:"instances,omitempty"`
+	Clients      []Client   `json:"clients,omitempty"`
+	// TimeSlice and ComputeMode are what nvidia-smi has set, which writes them into
+	// the file itself; empty: the default.
+	TimeSlice   gpu.TimeSlice `json:"timeSlice,omitempty"`
+	ComputeMode string        `json:"computeMode,omitempty"`
 }
 
 type instance struct {
@@ -86,7 +95,8 @@ type compute struct {
 func (c compute) place() gpu.Placement { return gpu.Placement{Start: c.Start, Size: c.Size} }
 
 type event struct {
-	GPU int    `json:"gpu"`
+	GPU int `json:"gpu"`
+	// Xid is 0 for a double-bit ECC error.
 	Xid uint64 `json:"xid"`
 	// GI and CI are unattributed where the event concerns the whole board.
 	GI uint32 `json:"gi"`
@@ -172,6 +182,9 @@ func (g *board) validate() error {
 	}
 	if !g.MIG && len(g.Instances) > 0 {
 		return errors.New("instances without MIG")
+	}
+	if err := g.TimeSlice.Validate(); err != nil || g.MIG && g.TimeSlice != "" {
+		return errors.Join(fmt.Errorf("time slice %q", g.TimeSlice), err)
 	}
 	for n, i := range g.Instances {
 		p, ok := profileByID(b, i.Profile)

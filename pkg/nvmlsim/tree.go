@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/kerf-project/kerf/pkg/nvmlsim/identity"
@@ -59,6 +60,8 @@ func (t *tree) changing(s *state) (content, error) {
 		file(fmt.Sprintf("DeviceFileMinor: %d\nDeviceFileMode: 292\nDeviceFileModify: 1\n", minor), capabilitiesDir+"/"+format, args...)
 		device(node{s.Majors.Caps, minor, 0o444}, "nvidia-caps/nvidia-cap%d", minor)
 	}
+	// The kernel draws one with every boot.
+	file(uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "kerf simulated boot %s/%d", s.Seed, s.Boot)).String()+"\n", "proc/sys/kernel/random/boot_id")
 	device(node{s.Majors.GPU, controlMinor, 0o666}, "nvidiactl")
 	device(node{s.Majors.UVM, 0, 0o666}, "nvidia-uvm")
 	device(node{s.Majors.UVM, 1, 0o666}, "nvidia-uvm-tools")

@@ -33,7 +33,7 @@ func requireTree(t *testing.T, n *Node) {
 		paths = append(paths, path)
 	}
 	var found []string
-	for _, dir := range []string{onDisk(n, gpusDir), onDisk(n, capabilitiesDir), onDisk(n, devDir), filepath.Join(n.DriverRoot(), identity.Dir)} {
+	for _, dir := range []string{onDisk(n, gpusDir), onDisk(n, capabilitiesDir), onDisk(n, devDir), onDisk(n, "proc/sys"), filepath.Join(n.DriverRoot(), identity.Dir)} {
 		require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
 				found = append(found, path)

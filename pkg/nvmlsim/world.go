@@ -1,6 +1,7 @@
 package nvmlsim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -34,12 +35,15 @@ type Board struct {
 	PCIBusID string `json:"pciBusID"`
 	Minor    int    `json:"minor"`
 	// MIGCapable is false on boards without MIG.
-	MIGCapable bool           `json:"migCapable"`
-	MIG        bool           `json:"mig"`
-	MIGPending bool           `json:"migPending"`
-	Lost       bool           `json:"lost,omitempty"`
-	Instances  []gpu.Instance `json:"instances,omitempty"`
-	Clients    []Client       `json:"clients,omitempty"`
+	MIGCapable bool `json:"migCapable"`
+	MIG        bool `json:"mig"`
+	MIGPending bool `json:"migPending"`
+	Lost       bool `json:"lost,omitempty"`
+	// TimeSlice and ComputeMode are what nvidia-smi has set, or the defaults.
+	TimeSlice   gpu.TimeSlice  `json:"timeSlice"`
+	ComputeMode string         `json:"computeMode"`
+	Instances   []gpu.Instance `json:"instances,omitempty"`
+	Clients     []Client       `json:"clients,omitempty"`
 }
 
 // Boards lists the GPUs, by index.
@@ -54,6 +58,7 @@ func (n *Node) Boards() ([]Board, error) {
 		b := Board{
 			Index: index, UUID: g.UUID, Model: g.Model, PCIBusID: busID(index), Minor: g.Minor, MIGCapable: len(g.table.Profiles) > 0,
 			MIG: g.MIG, MIGPending: g.Pending, Lost: g.Lost, Clients: slices.Clone(g.Clients),
+			TimeSlice: cmp.Or(g.TimeSlice, gpu.TimeSliceDefault), ComputeMode: cmp.Or(g.ComputeMode, "DEFAULT"),
 		}
 		for i := range g.Instances {
 			b.Instances = append(b.Instances, g.describe(&g.Instances[i]))
@@ -164,6 +169,23 @@ func (n *Node) SetMIGMode(name string, on bool) error {
 	return err
 }
 
+// SetTimeSlice sets a board's time slice and its compute mode to the default, as
+// nvidia-smi does, where that program is not there. It fails with nvml.ERROR_NOT_SUPPORTED in MIG mode.
+func (n *Node) SetTimeSlice(name string, slice gpu.TimeSlice) error {
+	return n.act("set the time slice", name, func(_ *state, g *board) nvml.Return {
+		switch {
+		case g.Lost:
+			return nvml.ERROR_GPU_IS_LOST
+		case g.MIG:
+			return nvml.ERROR_NOT_SUPPORTED
+		case slice.Validate() != nil:
+			return nvml.ERROR_INVALID_ARGUMENT
+		}
+		g.TimeSlice, g.ComputeMode = slice, ""
+		return nvml.SUCCESS
+	})
+}
+
 // AddClient makes somebody open a board or an instance. One PID is one client of a board.
 func (n *Node) AddClient(name string, c Client) error {
 	return n.act(fmt.Sprintf("add client %d", c.PID), name, func(_ *state, g *board) nvml.Return { return g.addClient(c) })
@@ -207,7 +229,7 @@ func (n *Node) Xid(name string, code uint64, gi, ci *int) error {
 	})
 }
 
-// report logs an error event.
+// report logs an Xid, or a double-bit ECC error with the code 0.
 func (s *state) report(index int, code uint64, gi, ci *int) {
 	e := event{GPU: index, Xid: code, GI: unattributed, CI: unattributed}
 	if gi != nil {
@@ -221,15 +243,33 @@ func (s *state) report(index int, code uint64, gi, ci *int) {
 	s.NextEvent++
 }
 
+// ECCErrors makes a board count that many more uncorrectable memory errors, and report a double-bit error.
+func (n *Node) ECCErrors(name string, errors uint64) error {
+	return n.act("count ECC errors", name, func(s *state, g *board) nvml.Return {
+		g.UncorrectedECC += errors
+		s.report(s.index(g), 0, nil, nil)
+		return nvml.SUCCESS
+	})
+}
+
+// RemapRows says whether rows of a board's memory wait for a reset to be remapped, and whether that has ever failed.
+func (n *Node) RemapRows(name string, pending, failed bool) error {
+	return n.act("remap rows", name, func(_ *state, g *board) nvml.Return {
+		g.RemapPending, g.RemapFailed = pending, failed
+		return nvml.SUCCESS
+	})
+}
+
 // Lose makes a board fall off the bus: every call on it fails until Restore or Reboot.
 func (n *Node) Lose(name string) error { return n.setLost(name, true) }
 
-// Restore brings a lost board back as it was, which hardware does with a reboot only.
+// Restore brings a lost board back, which hardware does with a reboot only. Its instances are as they were.
 func (n *Node) Restore(name string) error { return n.setLost(name, false) }
 
 func (n *Node) setLost(name string, lost bool) error {
 	return n.act("lose or restore", name, func(_ *state, g *board) nvml.Return {
 		g.Lost = lost
+		g.TimeSlice, g.ComputeMode = "", ""
 		return nvml.SUCCESS
 	})
 }

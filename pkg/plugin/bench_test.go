@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/klog/v2"
 	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
@@ -64,7 +65,7 @@ func newBench(b *testing.B) *bench {
 	require.NoError(b, err)
 	node, err := adapter.Node(b.Context())
 	require.NoError(b, err)
-	return &bench{engine: claims.New(adapter, records, specs, (*configv1alpha1.NodeConfiguration)(nil).Idle), gpus: node.GPUs}
+	return &bench{engine: claims.New(adapter, records, specs, (*configv1alpha1.NodeConfiguration)(nil).For), gpus: node.GPUs}
 }
 
 type discard struct{}
@@ -113,7 +114,7 @@ func BenchmarkPrepareGRPC(b *testing.B) {
 	catalogued := catalogue(gpu.Catalogue(x.gpus))
 	ctx, cancel := context.WithCancelCause(b.Context())
 	defer cancel(nil)
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(x.engine, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogued, unobserved, unwritten, cancel),
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(x.engine, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogued, unobserved, unwritten, &record.FakeRecorder{}, cancel),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName("node"), kubeletplugin.DriverName(pool.DefaultDriver),
 		kubeletplugin.RegistrarDirectoryPath(dir), kubeletplugin.PluginDataDirectoryPath(dir), kubeletplugin.Serialize(false))
 	require.NoError(b, err)

@@ -12,10 +12,12 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 	"k8s.io/klog/v2"
@@ -60,6 +62,7 @@ type Driver struct {
 	pool    Pool
 	observe Observer
 	changed Changed
+	events  record.EventRecorder
 	// fatal ends the process: it is called with errors that trying again does not mend.
 	fatal context.CancelCauseFunc
 }
@@ -67,8 +70,8 @@ type Driver struct {
 var _ kubeletplugin.DRAPlugin = &Driver{}
 
 // NewDriver makes the driver of a node.
-func NewDriver(engine Engine, node pool.Node, published Pool, observe Observer, changed Changed, fatal context.CancelCauseFunc) *Driver {
-	return &Driver{engine: engine, node: node, pool: published, observe: observe, changed: changed, fatal: fatal}
+func NewDriver(engine Engine, node pool.Node, published Pool, observe Observer, changed Changed, events record.EventRecorder, fatal context.CancelCauseFunc) *Driver {
+	return &Driver{engine: engine, node: node, pool: published, observe: observe, changed: changed, events: events, fatal: fatal}
 }
 
 // PrepareResourceClaims prepares the claims of a pod side by side. Each has its own result.
@@ -119,6 +122,10 @@ func (d *Driver) prepare(ctx context.Context, c *resourceapi.ResourceClaim) kube
 			device.ShareID = &id
 		}
 		result.Devices = append(result.Devices, device)
+		for _, condition := range p.Conditions {
+			logger.Info("Claim prepared with a condition", "device", p.Name, "condition", condition.Type, "message", condition.Message)
+			d.events.Event(c, corev1.EventTypeWarning, condition.Type, "device "+p.Name+": "+condition.Message)
+		}
 	}
 	d.changed(c.Namespace, c.Name, string(c.UID))
 	logger.Info("Claim prepared", "devices", len(result.Devices))

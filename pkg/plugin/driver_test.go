@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
@@ -68,7 +69,7 @@ func driver(t *testing.T, e plugin.Engine) *plugin.Driver {
 	b, err := gpu.BoardByName("H100-SXM5-80GB")
 	require.NoError(t, err)
 	node := pool.Node{Name: "node", Driver: pool.DefaultDriver}
-	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), unobserved, unwritten, func(error) {})
+	return plugin.NewDriver(e, node, catalogue(gpu.Catalogue([]gpu.GPU{{UUID: "GPU-3f2a91c4-1", Profiles: b.Profiles}})), unobserved, unwritten, &record.FakeRecorder{}, func(error) {})
 }
 
 func claim(change func(*resourceapi.DeviceAllocationResult)) *resourceapi.ResourceClaim {
@@ -161,7 +162,7 @@ func TestABlockedReleaseSucceedsWhenTheAPIKnows(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, errs["uid"])
 
-	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, unobserved, unwritten, nil).UnprepareResourceClaims(t.Context(), claims)
+	errs, err = plugin.NewDriver(e, pool.Node{}, unconfirmed{}, unobserved, unwritten, &record.FakeRecorder{}, nil).UnprepareResourceClaims(t.Context(), claims)
 	require.NoError(t, err)
 	require.ErrorIs(t, errs["uid"], gpu.ErrInUse)
 	require.ErrorContains(t, errs["uid"], "connection refused")

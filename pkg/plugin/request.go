@@ -6,7 +6,6 @@ import (
 
 	resourceapi "k8s.io/api/resource/v1"
 
-	gpuv1alpha1 "github.com/kerf-project/kerf/api/gpu/v1alpha1"
 	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
@@ -46,58 +45,5 @@ func request(c *resourceapi.ResourceClaim, driver, pool string, find func(name s
 	if len(wanted.Devices) == 0 {
 		return wanted, fmt.Errorf("the claim has no device of driver %s", driver)
 	}
-	return wanted, checkParameters(allocation.Config, driver, wanted.Devices)
-}
-
-// checkParameters holds the opaque parameters, the class's as well as the
-// claim's, against the devices of the requests that they are for.
-func checkParameters(configs []resourceapi.DeviceAllocationConfiguration, driver string, devices []journal.ClaimDevice) error {
-	for _, config := range configs {
-		if config.Opaque == nil || config.Opaque.Driver != driver {
-			continue
-		}
-		parameters, err := gpuv1alpha1.Parse(config.Opaque.Parameters.Raw)
-		if err != nil {
-			return fmt.Errorf("opaque parameters of the %s: %w", source(config), err)
-		}
-		for _, name := range requests(config, devices) {
-			var profiles []string
-			for _, d := range devices {
-				if d.Request == name || mainRequest(d.Request) == name {
-					profiles = append(profiles, d.Device.Profile)
-				}
-			}
-			// A configuration can name requests of other drivers, or subrequests that were not chosen.
-			if len(profiles) == 0 {
-				continue
-			}
-			if err := parameters.Check(profiles); err != nil {
-				return fmt.Errorf("request %s: opaque parameters of the %s: %w", name, source(config), err)
-			}
-		}
-	}
-	return nil
-}
-
-func source(config resourceapi.DeviceAllocationConfiguration) string {
-	if config.Source == resourceapi.AllocationConfigSourceClass {
-		return "device class"
-	}
-	return "claim"
-}
-
-// requests are those that a configuration is for: none named means all.
-func requests(config resourceapi.DeviceAllocationConfiguration, devices []journal.ClaimDevice) []string {
-	if len(config.Requests) > 0 {
-		return config.Requests
-	}
-	var all []string
-	seen := map[string]bool{}
-	for _, d := range devices {
-		if name := mainRequest(d.Request); !seen[name] {
-			seen[name] = true
-			all = append(all, name)
-		}
-	}
-	return all
+	return wanted, apply(allocation.Config, driver, wanted.Devices)
 }

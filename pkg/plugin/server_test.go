@@ -15,6 +15,7 @@ import (
 	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
@@ -93,7 +94,7 @@ func TestServe(t *testing.T) {
 	metrics := plugin.NewMetrics(registry, "v1")
 	require.NoError(t, plugin.CountInstances(registry, newWorld(t), func() int { return 2 }))
 
-	d := plugin.NewDriver(&fakeEngine{}, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogue{mig: {}}, metrics.Operation, unwritten, nil)
+	d := plugin.NewDriver(&fakeEngine{}, pool.Node{Name: "node", Driver: pool.DefaultDriver}, catalogue{mig: {}}, metrics.Operation, unwritten, &record.FakeRecorder{}, nil)
 	refused := claim(func(a *resourceapi.DeviceAllocationResult) { a.Results[0].Device = "gpu-9" })
 	refused.UID = "refused"
 	_, err = d.PrepareResourceClaims(t.Context(), []*resourceapi.ResourceClaim{claim(nil), refused})

@@ -137,6 +137,10 @@ func (s *Status) device(c *journal.Claim, d journal.ClaimDevice) (*resourceapply
 		WithData(runtime.RawExtension{Raw: data}).
 		WithConditions(metaapply.Condition().WithType("Ready").WithStatus(metav1.ConditionTrue).WithReason("Prepared").
 			WithMessage(fmt.Sprintf("prepared: %s", d.Device)).WithLastTransitionTime(metav1.NewTime(c.PreparedAt)))
+	for _, condition := range d.Conditions {
+		device.WithConditions(metaapply.Condition().WithType(condition.Type).WithStatus(metav1.ConditionTrue).WithReason(condition.Type).
+			WithMessage(condition.Message).WithLastTransitionTime(metav1.NewTime(c.PreparedAt)))
+	}
 	if d.ShareID != "" {
 		device.WithShareID(d.ShareID)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,18 @@ type NodeConfiguration struct {
 	// Policies: the first that matches a board's product applies to it. A board
 	// that none matches is offered with the defaults: MIG on demand, nothing shared.
 	Policies []Policy `json:"policies,omitempty"`
+	// Health says what follows from a board's errors.
+	Health Health `json:"health,omitempty"`
+}
+
+// Health is the policy for Xid errors. Package health knows the defaults.
+type Health struct {
+	// Xids are the effects of Xid errors, by their number, where they are not to be
+	// the default ones. With None an error is of no consequence.
+	Xids map[string]gpu.Effect `json:"xids,omitempty"`
+	// QuietTime is for how long an error that says nothing lasting about the board
+	// must not have come again for its taint to go, 10 minutes by default.
+	QuietTime metav1.Duration `json:"quietTime,omitempty"`
 }
 
 // Policy is how the boards of some products are offered.
@@ -63,6 +76,10 @@ const (
 type TimeSlicing struct {
 	// Replicas is how many claims can share a board: 0 shares nothing, at most gpu.MaxReplicas.
 	Replicas int `json:"replicas,omitempty"`
+	// Interval is the time slice that the first user of a board sets where its
+	// claim asks for none. Empty: replicas have the driver's default, and the slice
+	// of a board that is used whole is left as it is.
+	Interval gpu.TimeSlice `json:"interval,omitempty"`
 }
 
 // IdleInstances is the policy for MIG instances that a claim has given back: the
@@ -90,6 +107,7 @@ const (
 const (
 	defaultIdlePerGPU = 4
 	defaultIdleMaxAge = 10 * time.Minute
+	defaultQuietTime  = 10 * time.Minute
 )
 
 // Parse decodes a file, refuses unknown fields, sets the defaults and validates.
@@ -101,6 +119,7 @@ func Parse(data []byte) (*NodeConfiguration, error) {
 	for i := range c.Policies {
 		setDefaults(&c.Policies[i])
 	}
+	c.Health = c.Health.withDefaults()
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("node configuration: %w", err)
 	}
@@ -123,8 +142,32 @@ func setDefaults(p *Policy) {
 	}
 }
 
-func (c *NodeConfiguration) validate() error {
+func (h Health) withDefaults() Health {
+	if h.QuietTime.Duration == 0 {
+		h.QuietTime.Duration = defaultQuietTime
+	}
+	return h
+}
+
+func (h Health) validate() []error {
 	var errs []error
+	if d := h.QuietTime.Duration; d < 0 {
+		errs = append(errs, fmt.Errorf("health.quietTime: %s is below 0", d))
+	}
+	for number, effect := range h.Xids {
+		// As the taint is called, so that no number is there twice.
+		if n, err := strconv.ParseUint(number, 10, 32); err != nil || n == 0 || strconv.FormatUint(n, 10) != number {
+			errs = append(errs, fmt.Errorf("health.xids: %q is no number of an Xid", number))
+		}
+		if effects := []gpu.Effect{gpu.EffectNone, gpu.EffectNoSchedule, gpu.EffectNoExecute}; !slices.Contains(effects, effect) {
+			errs = append(errs, fmt.Errorf("health.xids.%s: %q is none of %q", number, effect, effects))
+		}
+	}
+	return errs
+}
+
+func (c *NodeConfiguration) validate() error {
+	errs := c.Health.validate()
 	for i, p := range c.Policies {
 		for n, pattern := range p.Products {
 			if _, err := path.Match(pattern, ""); err != nil {
@@ -146,8 +189,19 @@ func (c *NodeConfiguration) validate() error {
 		if n := p.TimeSlicing.Replicas; n < 0 || n > gpu.MaxReplicas {
 			errs = append(errs, fmt.Errorf("policies[%d].timeSlicing.replicas: %d is not in 0..%d: the scheduler's search time grows with every replica on the node", i, n, gpu.MaxReplicas))
 		}
+		if err := p.TimeSlicing.Interval.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("policies[%d].timeSlicing.interval: %w", i, err))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// HealthPolicy returns the policy for errors. A nil configuration has the defaults.
+func (c *NodeConfiguration) HealthPolicy() Health {
+	if c == nil {
+		return Health{}.withDefaults()
+	}
+	return c.Health.withDefaults()
 }
 
 // For returns the policy of a board. A nil configuration has the defaults only.
@@ -166,9 +220,4 @@ func (c *NodeConfiguration) For(productName string) Policy {
 	var p Policy
 	setDefaults(&p)
 	return p
-}
-
-// Idle returns the policy for a board's idle instances.
-func (c *NodeConfiguration) Idle(productName string) IdleInstances {
-	return c.For(productName).IdleInstances
 }

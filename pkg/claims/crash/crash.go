@@ -148,6 +148,10 @@ func (h hardware) SetMIGMode(ctx context.Context, uuid string, on bool) error {
 	return h.pass(fmt.Sprintf("SetMIGMode %s %t", uuid, on), func() error { return h.Hardware.SetMIGMode(ctx, uuid, on) })
 }
 
+func (h hardware) SetTimeSlice(ctx context.Context, uuid string, slice gpu.TimeSlice) error {
+	return h.pass(fmt.Sprintf("SetTimeSlice %s %s", uuid, slice), func() error { return h.Hardware.SetTimeSlice(ctx, uuid, slice) })
+}
+
 type records struct {
 	claims.Journal
 	*points

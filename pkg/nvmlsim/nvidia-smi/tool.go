@@ -12,26 +12,34 @@ import (
 
 // Exit codes, as the real tool has them.
 const (
-	exitOK         = 0
-	exitArgument   = 2
-	exitNotFound   = 6
-	exitNoDriver   = 9
-	notFoundText   = "No devices were found"
-	seeHelp        = "Please run 'nvidia-smi -h' for help."
-	helpText       = "NVIDIA System Management Interface of a simulated node\n\nnvidia-smi [-L | --query-gpu=FIELD[,FIELD...] --format=csv[,noheader][,nounits] | --version]\n\n"
-	queryFieldText = "Fields: "
+	exitOK           = 0
+	exitArgument     = 2
+	exitNotSupported = 3
+	exitNoPermission = 4
+	exitNotFound     = 6
+	exitNoDriver     = 9
+	exitLost         = 15
+	exitUnknown      = 255
+	notFoundText     = "No devices were found"
+	seeHelp          = "Please run 'nvidia-smi -h' for help."
+	helpText         = "NVIDIA System Management Interface of a simulated node\n\nnvidia-smi [-L | --query-gpu=FIELD[,FIELD...] --format=csv[,noheader][,nounits] | --version]\nnvidia-smi [-i GPU] -c MODE\nnvidia-smi compute-policy [-i GPU] --set-timeslice=0|1|2|3\n\n"
+	queryFieldText   = "Fields: "
 )
 
 type tool struct {
 	devices  devices
 	identity string
-	out      io.Writer
+	// state is the file with the state of the node's hardware, which containers do not have.
+	state string
+	out   io.Writer
 }
 
 // options are what the command line asks for.
 type options struct {
 	list, help, version bool
 	query, format       string
+	// id names a board for what is to be set.
+	id, computeMode, timeSlice string
 }
 
 func (t tool) run(args []string) int {
@@ -43,6 +51,17 @@ func (t tool) run(args []string) int {
 	if o.help {
 		fmt.Fprint(t.out, helpText, queryFieldText, strings.Join(fieldNames(), ", "), "\n")
 		return exitOK
+	}
+	if o.computeMode != "" || o.timeSlice != "" {
+		s, err := readSettings(o)
+		code := exitArgument
+		if err == nil {
+			code, err = t.set(o.id, s)
+		}
+		if err != nil {
+			fmt.Fprintf(t.out, "%s\n", err)
+		}
+		return code
 	}
 	node, err := identity.Read(t.identity)
 	if err != nil {
@@ -75,6 +94,10 @@ func (t tool) run(args []string) int {
 // parse reads the few options that there are. A value follows "=" or is the next argument.
 func parse(args []string) (options, error) {
 	var o options
+	policy := len(args) > 0 && args[0] == "compute-policy"
+	if policy {
+		args = args[1:]
+	}
 	for len(args) > 0 {
 		name, value, given := strings.Cut(args[0], "=")
 		args = args[1:]
@@ -90,6 +113,12 @@ func parse(args []string) (options, error) {
 			into = &o.query
 		case "--format":
 			into = &o.format
+		case "-i", "--id":
+			into = &o.id
+		case "-c", "--compute-mode":
+			into = &o.computeMode
+		case "--set-timeslice":
+			into = &o.timeSlice
 		default:
 			return o, fmt.Errorf("ERROR: Option %s is not recognized. %s", name, seeHelp)
 		}
@@ -105,7 +134,8 @@ func parse(args []string) (options, error) {
 			return o, fmt.Errorf("ERROR: Option %s needs a value. %s", name, seeHelp)
 		}
 	}
-	if (o.query != "") != (o.format != "") || o.query != "" && o.list {
+	if (o.query != "") != (o.format != "") || o.query != "" && o.list ||
+		policy != (o.timeSlice != "") || policy && o.computeMode != "" || o.id != "" && o.timeSlice == "" && o.computeMode == "" {
 		return o, fmt.Errorf("Invalid combination of input arguments. %s", seeHelp) //nolint:staticcheck,revive // the real tool's text, for people
 	}
 	return o, nil

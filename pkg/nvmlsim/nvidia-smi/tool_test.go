@@ -46,7 +46,7 @@ func run(t *testing.T, c container, args ...string) (string, int) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, data, 0o600))
 	var out bytes.Buffer
-	code := tool{devices: c, identity: file, out: &out}.run(args)
+	code := tool{devices: c, identity: file, state: filepath.Join(filepath.Dir(file), "state.json"), out: &out}.run(args)
 	return out.String(), code
 }
 
