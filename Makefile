@@ -7,6 +7,8 @@ SHELL := bash
 NAME ?= demo
 # Arguments of kubectl and helm: make kubectl ARGS="get pods"
 ARGS ?=
+# SWEEP=quick runs every fifth case of the sweep.
+SWEEP ?=
 # How long each fuzz target runs.
 FUZZTIME ?= 10s
 
@@ -41,11 +43,20 @@ build: ## Build bin/kerf, and what goes into its image beside it
 test: ## Run all tests that need neither root nor a cluster, with the race detector
 	@for m in $(MODULES); do echo "== go test $$m"; go -C $$m test -race ./...; done
 
+.PHONY: sweep bin/kerf-sweep
+# A program with the tag sweep dies where it is told to: it is for these tests alone.
+bin/kerf-sweep:
+	@$(BUILD_CGO) -tags sweep -o $@ ./cmd/kerf
+	@CGO_ENABLED=0 $(BUILD) -o bin/kerf-sim-nvidia-smi ./pkg/nvmlsim/nvidia-smi
+
+sweep: bin/kerf-sweep ## Kill the plugin at every operation and see that nothing is left wrong; SWEEP=quick: every 5th case
+	SWEEP=$(SWEEP) go test -tags sweep -count=1 -v -timeout 60m -parallel 3 ./test/sweep
+
 lint: bin/golangci-lint ## Check format, vet, golangci-lint and the go.mod files
 	@out=$$(gofmt -l api cmd hack pkg test); test -z "$$out" || { echo "not gofmt:"; echo "$$out"; exit 1; }
 	@for m in $(MODULES); do \
 		echo "== vet and golangci-lint $$m"; \
-		go -C $$m vet -tags e2e ./...; \
+		go -C $$m vet -tags e2e,sweep ./...; \
 		(cd $$m && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); \
 	done
 	@for m in $(MODULES); do echo "== go mod tidy $$m"; go -C $$m mod tidy -diff; done
