@@ -101,9 +101,28 @@ func pair(pods []corev1.Pod, claims map[string]resourceapi.ResourceClaim, device
 
 type given struct{ claim, device string }
 
+func results(claim resourceapi.ResourceClaim) []resourceapi.DeviceRequestAllocationResult {
+	if claim.Status.Allocation == nil {
+		return nil
+	}
+	return claim.Status.Allocation.Devices.Results
+}
+
 // givenTo are the devices that a container was given: all of a claim, or those of one request.
 func givenTo(p *corev1.Pod, c corev1.Container, claims map[string]resourceapi.ResourceClaim) ([]given, error) {
 	var all []given
+	// What it asks for by the name of an extended resource is in a claim that the scheduler made.
+	if extended := p.Status.ExtendedResourceClaimStatus; extended != nil {
+		for _, m := range extended.RequestMappings {
+			if m.ContainerName == c.Name {
+				for _, r := range results(claims[extended.ResourceClaimName]) {
+					if r.Request == m.RequestName {
+						all = append(all, given{extended.ResourceClaimName, r.Device})
+					}
+				}
+			}
+		}
+	}
 	for _, wanted := range c.Resources.Claims {
 		i := slices.IndexFunc(p.Spec.ResourceClaims, func(r corev1.PodResourceClaim) bool { return r.Name == wanted.Name })
 		if i < 0 {

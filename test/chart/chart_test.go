@@ -153,7 +153,7 @@ nodeConfiguration:
 			config, err := configv1alpha1.Parse([]byte(c.Data["config.yaml"]))
 			require.NoError(t, err)
 			require.Equal(t, configv1alpha1.MIG{Mode: configv1alpha1.MIGKeepOn, MediaExtensions: true}, config.For("NVIDIA H100 PCIe").MIG)
-			require.Equal(t, 0, *config.Idle("NVIDIA H100 PCIe").MaxPerGPU)
+			require.Equal(t, 0, *config.For("NVIDIA H100 PCIe").IdleInstances.MaxPerGPU)
 			require.Equal(t, 8, config.For("NVIDIA L40S").TimeSlicing.Replicas)
 			return
 		}
@@ -193,6 +193,31 @@ func classes(t *testing.T, values string) map[string]cel.CompilationResult {
 		}
 	}
 	return all
+}
+
+// extendedResources are the names by which pods can ask for devices of classes, with the class.
+func extendedResources(t *testing.T, values string) map[string]string {
+	t.Helper()
+	manifests, err := render(t, values)
+	require.NoError(t, err)
+	all := map[string]string{}
+	for _, object := range decode(t, manifests) {
+		if c, ok := object.(*resourceapi.DeviceClass); ok && c.Spec.ExtendedResourceName != nil {
+			require.NotContains(t, all, *c.Spec.ExtendedResourceName)
+			all[*c.Spec.ExtendedResourceName] = c.Name
+		}
+	}
+	return all
+}
+
+func TestExtendedResources(t *testing.T) {
+	all := extendedResources(t, "")
+	require.Equal(t, "gpu.nvidia.com", all["nvidia.com/gpu"])
+	require.Equal(t, "timeslice.gpu.nvidia.com", all["nvidia.com/gpu.shared"])
+	require.Equal(t, "mig-1g.10gb.gpu.nvidia.com", all["nvidia.com/mig-1g.10gb"])
+	require.Equal(t, "mig-1g.10gb.me.gpu.nvidia.com", all["nvidia.com/mig-1g.10gb.me"])
+	require.NotContains(t, slices.Collect(maps.Values(all)), "mig.nvidia.com", "any instance is no one resource")
+	require.Empty(t, extendedResources(t, "deviceClasses: {extendedResources: false}"))
 }
 
 // Every class selects its devices, and ends in no error on any other: an error ends the allocation of whoever asks.
@@ -237,7 +262,7 @@ func TestExamples(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(examplesDir, "*.yaml"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
-	known := classes(t, "")
+	known, resources := classes(t, ""), extendedResources(t, "")
 	names := map[string]string{}
 	for _, file := range files {
 		data, err := os.ReadFile(file)
@@ -272,7 +297,10 @@ func TestExamples(t *testing.T) {
 			}
 			for _, c := range pod.Containers {
 				require.Equal(t, "workload:v1", c.Image, file)
-				require.NotEmpty(t, c.Resources.Claims, file)
+				for resource := range c.Resources.Limits {
+					require.Contains(t, resources, string(resource), file)
+				}
+				require.NotZero(t, len(c.Resources.Claims)+len(c.Resources.Limits), file)
 			}
 		}
 	}
