@@ -18,6 +18,9 @@ import (
 // clusterName begins the names of all clusters that these tests start.
 const clusterName = "e2e-box"
 
+// patience bounds the wait for what happens by itself. It says nothing about speed: a busy machine is slow.
+const patience = time.Minute
+
 // binary is the program under test.
 var binary string
 

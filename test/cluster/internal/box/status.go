@@ -10,6 +10,10 @@ import (
 	"time"
 )
 
+// settleTime is how long a problem has to last before it is one. The controller that taints nodes looks every five
+// seconds, and one that became ready while it looked has the taint "not-ready" until it looks again.
+const settleTime = 8 * time.Second
+
 // ComponentStatus tells of one component.
 type ComponentStatus struct {
 	Name string `json:"name"`
@@ -36,11 +40,8 @@ func serveStatus(socket string, s *supervisor, c *client) error {
 	server := &http.Server{
 		ReadHeaderTimeout: 5 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			err := settled(r.Context(), s, c)
 			status := Status{Components: s.states()}
-			err := s.died()
-			if err == nil {
-				err = c.usable(r.Context())
-			}
 			if err != nil {
 				status.Problem = err.Error()
 			}
@@ -52,13 +53,27 @@ func serveStatus(socket string, s *supervisor, c *client) error {
 	return nil
 }
 
+// settled returns what keeps the cluster from being used, and does not do so before it is sure.
+func settled(ctx context.Context, s *supervisor, c *client) error {
+	for deadline := time.Now().Add(settleTime); ; {
+		if err := s.died(); err != nil {
+			return err
+		}
+		err := c.usable(ctx)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // ErrNoBox says that no box answers.
 var ErrNoBox = errors.New("no box answers")
 
 // AskStatus asks the box's init through its socket, from outside.
 func AskStatus(ctx context.Context, socket string) (Status, error) {
 	client := &http.Client{
-		Timeout: 10 * time.Second,
+		Timeout: settleTime + 10*time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -1,0 +1,184 @@
+package kit
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// workload is an image that every node of a local cluster has. It idles until it is told to end.
+const workload = "workload:v1"
+
+// Requests makes a claim's specification with one request for each device class: "first", "second" and so on.
+func Requests(classes ...string) resourceapi.ResourceClaimSpec {
+	names := []string{"first", "second", "third", "fourth"}
+	var spec resourceapi.ResourceClaimSpec
+	for i, class := range classes {
+		spec.Devices.Requests = append(spec.Devices.Requests, resourceapi.DeviceRequest{
+			Name: names[i], Exactly: &resourceapi.ExactDeviceRequest{DeviceClassName: class},
+		})
+	}
+	return spec
+}
+
+// OnOneGPU adds to a claim that all its devices are to be on the same GPU.
+func OnOneGPU(spec resourceapi.ResourceClaimSpec) resourceapi.ResourceClaimSpec {
+	parent := resourceapi.FullyQualifiedName(Driver + "/parentUUID")
+	spec.Devices.Constraints = append(spec.Devices.Constraints, resourceapi.DeviceConstraint{MatchAttribute: &parent})
+	return spec
+}
+
+// OfProduct adds to all requests of a claim which product the device's board is to be.
+func OfProduct(spec resourceapi.ResourceClaimSpec, product string) resourceapi.ResourceClaimSpec {
+	for _, r := range spec.Devices.Requests {
+		r.Exactly.Selectors = append(r.Exactly.Selectors, resourceapi.DeviceSelector{CEL: &resourceapi.CELDeviceSelector{
+			Expression: fmt.Sprintf("device.attributes[%q].productName == %q", Driver, product),
+		}})
+	}
+	return spec
+}
+
+// Claim creates a claim that is an object of its own.
+func (e *Env) Claim(name string, spec resourceapi.ResourceClaimSpec) {
+	e.t.Helper()
+	_, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Create(e.t.Context(),
+		&resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
+	require.NoError(e.t, err)
+}
+
+// PodOfClaim creates a pod whose one container has that claim.
+func (e *Env) PodOfClaim(name, claim string) {
+	e.t.Helper()
+	e.pod(name, corev1.PodResourceClaim{ResourceClaimName: &claim})
+}
+
+// Pod creates a pod whose one container has a claim that lives as long as the pod.
+func (e *Env) Pod(name string, spec resourceapi.ResourceClaimSpec) {
+	e.t.Helper()
+	e.Template(name, spec)
+	e.pod(name, corev1.PodResourceClaim{ResourceClaimTemplateName: &name})
+}
+
+// Template creates a template of claims.
+func (e *Env) Template(name string, spec resourceapi.ResourceClaimSpec) {
+	e.t.Helper()
+	_, err := e.Client.ResourceV1().ResourceClaimTemplates(e.Namespace).Create(e.t.Context(), &resourceapi.ResourceClaimTemplate{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: resourceapi.ResourceClaimTemplateSpec{Spec: spec},
+	}, metav1.CreateOptions{})
+	require.NoError(e.t, err)
+}
+
+func (e *Env) pod(name string, claim corev1.PodResourceClaim) {
+	e.t.Helper()
+	_, err := e.Client.CoreV1().Pods(e.Namespace).Create(e.t.Context(),
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: podSpec(claim)}, metav1.CreateOptions{})
+	require.NoError(e.t, err)
+}
+
+// PodSpec is that of a pod whose one container has a claim of a template.
+func PodSpec(template string) corev1.PodSpec {
+	return podSpec(corev1.PodResourceClaim{ResourceClaimTemplateName: &template})
+}
+
+func podSpec(claim corev1.PodResourceClaim) corev1.PodSpec {
+	claim.Name = "gpu"
+	return corev1.PodSpec{
+		Containers: []corev1.Container{{
+			Name: "workload", Image: workload,
+			Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: claim.Name}}},
+		}},
+		ResourceClaims: []corev1.PodResourceClaim{claim},
+	}
+}
+
+// Example applies a file of deployments/examples as its reader would.
+func (e *Env) Example(file string) {
+	e.t.Helper()
+	e.command(nil, "kubectl", "apply", "--namespace", e.Namespace, "--filename", filepath.Join("deployments/examples", file))
+}
+
+// Running waits until the pods run, and returns them. Without names it waits for count pods in the namespace.
+func (e *Env) Running(names ...string) []*corev1.Pod {
+	e.t.Helper()
+	var running []*corev1.Pod
+	for _, name := range names {
+		e.Eventually("pod "+name+" to run", func(ctx context.Context) error {
+			pod, err := e.Client.CoreV1().Pods(e.Namespace).Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if err := isReady(pod); err != nil {
+				return err
+			}
+			running = append(running, pod)
+			return nil
+		})
+	}
+	return running
+}
+
+// RunningPods waits until exactly that many pods with the labels run, and returns them.
+func (e *Env) RunningPods(count int, with labels.Set) []*corev1.Pod {
+	e.t.Helper()
+	var names []string
+	e.Eventually(fmt.Sprintf("%d pods", count), func(ctx context.Context) error {
+		pods, err := e.Client.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: with.String()})
+		if err != nil {
+			return err
+		}
+		if len(pods.Items) != count {
+			return fmt.Errorf("there are %d pods", len(pods.Items))
+		}
+		names = nil
+		for _, p := range pods.Items {
+			names = append(names, p.Name)
+		}
+		return nil
+	})
+	return e.Running(names...)
+}
+
+func isReady(pod *corev1.Pod) error {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	return fmt.Errorf("pod %s is %s, and not ready", pod.Name, pod.Status.Phase)
+}
+
+// Delete deletes pods, waits until they are gone, and with them the claims that were made for them, and until the node
+// has let go of those claims.
+func (e *Env) Delete(pods ...*corev1.Pod) {
+	e.t.Helper()
+	var claims []resourceapi.ResourceClaim
+	for _, pod := range pods {
+		all, err := e.Claims(e.t.Context(), pod)
+		require.NoError(e.t, err)
+		for _, c := range all {
+			if metav1.IsControlledBy(&c, pod) {
+				claims = append(claims, c)
+			}
+		}
+		require.NoError(e.t, e.Client.CoreV1().Pods(e.Namespace).Delete(e.t.Context(), pod.Name, metav1.DeleteOptions{}))
+	}
+	for _, pod := range pods {
+		e.Eventually("pod "+pod.Name+" to be gone", func(ctx context.Context) error {
+			_, err := e.Client.CoreV1().Pods(e.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+			return gone("it", err)
+		})
+	}
+	for _, c := range claims {
+		e.Eventually("claim "+c.Name+" to be gone", func(ctx context.Context) error {
+			_, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Get(ctx, c.Name, metav1.GetOptions{})
+			return gone("it", err)
+		})
+		e.Eventually("claim "+c.Name+" to be released", func(context.Context) error { return e.Released(c.UID) })
+	}
+}

@@ -1,0 +1,103 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/kerf-project/kerf/test/e2e/internal/kit"
+)
+
+// A claim that does not fit waits for as long as it does not, and then gets its devices.
+func TestClaimThatDoesNotFitWaits(t *testing.T) {
+	e := kit.New(t, pair)
+	e.Pod("first", kit.Requests(wholeClass))
+	e.Pod("second", kit.Requests(wholeClass))
+	pods := e.Running("first", "second")
+	e.Pod("third", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
+	unschedulable(t, e, "third")
+	e.Delete(pods[0])
+	require.NoError(t, e.Verify(e.Running("third")[0]))
+}
+
+// A claim with parameters that nobody understands is not prepared: its pod waits, and an event names the field.
+func TestUnknownParametersAreNamed(t *testing.T) {
+	e := kit.New(t, fleet)
+	for name, test := range map[string]struct{ parameters, named string }{
+		"field":   {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": {"mig": {"profil": "1g.10gb"}}}`, `spec.mig.profil`},
+		"kind":    {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaim"}`, `GpuClaim`},
+		"profile": {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": {"mig": {"profile": "2g.20gb"}}}`, `spec.mig.profile`},
+	} {
+		e.Pod(name, withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), test.parameters))
+		e.Eventually("an event of pod "+name, func(ctx context.Context) error {
+			events, err := e.Events(ctx, name)
+			if err != nil {
+				return err
+			}
+			var seen []string
+			for _, event := range events {
+				if event.Reason == "FailedPrepareDynamicResources" && strings.Contains(event.Message, test.named) {
+					return nil
+				}
+				seen = append(seen, event.Reason+": "+event.Message)
+			}
+			return fmt.Errorf("none names %s:\n%s", test.named, strings.Join(seen, "\n"))
+		})
+		pod, err := e.Client.CoreV1().Pods(e.Namespace).Get(t.Context(), name, metav1.GetOptions{})
+		require.NoError(t, err)
+		require.Equal(t, corev1.PodPending, pod.Status.Phase)
+		require.Equal(t, kit.NodeName, pod.Spec.NodeName)
+		// A refusal leaves nothing, though the claim stays allocated.
+		claims, err := e.Claims(t.Context(), pod)
+		require.NoError(t, err)
+		for _, c := range claims {
+			require.NotNil(t, c.Status.Allocation)
+			require.NoError(t, e.Released(c.UID))
+		}
+		e.Delete(pod)
+	}
+	// Parameters that are right are no obstacle.
+	e.Pod("right", withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"),
+		`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": {"mig": {"profile": "1g.10gb", "count": 1}}}`))
+	require.NoError(t, e.Verify(e.Running("right")[0]))
+}
+
+func withParameters(spec resourceapi.ResourceClaimSpec, parameters string) resourceapi.ResourceClaimSpec {
+	spec.Devices.Config = append(spec.Devices.Config, resourceapi.DeviceClaimConfiguration{
+		DeviceConfiguration: resourceapi.DeviceConfiguration{Opaque: &resourceapi.OpaqueDeviceConfiguration{
+			Driver: kit.Driver, Parameters: runtime.RawExtension{Raw: []byte(parameters)},
+		}},
+	})
+	return spec
+}
+
+// Without the driver's library the plugin ends with one line that says what is missing and how to do without GPUs.
+func TestPluginWithoutDriver(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	plugin := exec.CommandContext(t.Context(), "bin/kerf", "plugin", "--node-name", "nowhere", "--kubeconfig", os.Getenv("KUBECONFIG"),
+		"--run-dir", t.TempDir(), "--state-dir", t.TempDir(), "--cdi-root", t.TempDir(), "--cdi-hook=", "--http-endpoint=",
+		"--kubelet-plugins-dir", t.TempDir(), "--kubelet-registry-dir", t.TempDir(), "--nvml", "real:"+missing)
+	out, err := plugin.CombinedOutput()
+	var exit *exec.ExitError
+	require.True(t, errors.As(err, &exit) && exit.ExitCode() > 0, "%v: %s", err, out)
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	last := lines[len(lines)-1]
+	require.Contains(t, last, "libnvidia-ml.so.1")
+	require.Contains(t, last, "--nvml=sim:")
+	for _, line := range lines[:len(lines)-1] {
+		require.NotContains(t, line, "libnvidia-ml.so.1", "the reason is told once")
+	}
+}

@@ -1,0 +1,105 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kerf-project/kerf/test/e2e/internal/kit"
+)
+
+// A device on which a claim can never be prepared sends its pod away, and the pod that comes in its place gets another.
+func TestAPrepareThatNeverSucceedsSendsThePodElsewhere(t *testing.T) {
+	e := kit.New(t, kit.Shape{Name: "foreign", Boards: "1xH100-SXM5-80GB,mig=on"})
+	// Between two looks of the plugin an administrator takes the place that the scheduler gives out first.
+	made := e.Sim("create-instance", "0", "1g.10gb", "--start", "6", "--size", "1", "--no-compute-instance")
+	t.Cleanup(func() { e.Sim("destroy-instance", "0", instanceID(t, e)) })
+	require.Contains(t, made, "6:1")
+
+	e.Template("small", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
+	one, labels := int32(1), map[string]string{"app": "wanders"}
+	_, err := e.Client.AppsV1().Deployments(e.Namespace).Create(t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "wanders"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: kit.PodSpec("small")},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	pods := e.RunningPods(1, labels)
+	require.NoError(t, e.Verify(pods[0]))
+	require.NotEqual(t, "6:1", devices(t, e, pods...)[0].Placement().String())
+}
+
+// instanceID is the id of the board's one instance without a compute instance.
+func instanceID(t *testing.T, e *kit.Env) string {
+	t.Helper()
+	for _, i := range instances(t, e) {
+		if len(i.Compute) == 0 {
+			return fmt.Sprint(i.ID)
+		}
+	}
+	t.Fatal("the foreign instance is gone")
+	return ""
+}
+
+// What a claim holds is in its status, and leaves it with the claim's release.
+func TestStatusOfAClaim(t *testing.T) {
+	e := kit.New(t, fleet)
+	e.Claim("shown", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
+	e.PodOfClaim("first", "shown")
+	pods := e.Running("first")
+	var status []resourceapi.AllocatedDeviceStatus
+	read := func(ctx context.Context) error {
+		c, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Get(ctx, "shown", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		status = c.Status.Devices
+		return nil
+	}
+	e.Eventually("the device in the status", func(ctx context.Context) error {
+		if err := read(ctx); err != nil || len(status) == 1 {
+			return err
+		}
+		return fmt.Errorf("it has %d", len(status))
+	})
+	made := instances(t, e)
+	require.Len(t, made, 1)
+	require.Contains(t, string(status[0].Data.Raw), made[0].Compute[0].UUID)
+	require.Equal(t, metav1.ConditionTrue, status[0].Conditions[0].Status)
+
+	// The claim keeps its allocation.
+	e.Delete(pods...)
+	e.Eventually("the status to be empty", func(ctx context.Context) error {
+		if err := read(ctx); err != nil || len(status) == 0 {
+			return err
+		}
+		return errors.New("the device is still in it")
+	})
+}
+
+// A pod asks as it would ask a device plugin.
+func TestExtendedResource(t *testing.T) {
+	e := kit.New(t, fleet)
+	e.Example("extended-resource.yaml")
+	pod := e.Running("extended-resource")[0]
+	listed, err := e.Exec(pod, "workload", "nvidia-smi", "-L")
+	require.NoError(t, err)
+	made := instances(t, e)
+	require.Len(t, made, 1)
+	require.Equal(t, 1, strings.Count(listed, "MIG 1g.10gb"))
+	require.Contains(t, listed, made[0].Compute[0].UUID)
+	require.NoError(t, e.Client.CoreV1().Pods(e.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
+	e.Eventually("the instance to be gone", e.CheckInstances)
+}
