@@ -213,5 +213,8 @@ func newClient(kubeconfig string) (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A node full of small instances can start a hundred pods at once, and the library's limit of 5 requests a second would
+	// hold their claims up.
+	config.QPS, config.Burst = 50, 100
 	return kubernetes.NewForConfig(config)
 }
