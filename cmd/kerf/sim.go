@@ -64,6 +64,19 @@ func newSimCommand() *cobra.Command {
 			}
 			return n.SetMIGMode(args[0], args[1] == "on")
 		}),
+		simAct(do, "ecc GPU N", "Count N uncorrectable memory errors", func(n *nvmlsim.Node, args []string) error {
+			errors, err := strconv.ParseUint(args[1], 10, 32)
+			if err != nil {
+				return fmt.Errorf("number of errors %q: %w", args[1], err)
+			}
+			return n.ECCErrors(args[0], errors)
+		}),
+		simAct(do, "remap GPU none|pending|failed", "Say how the remapping of broken rows stands", func(n *nvmlsim.Node, args []string) error {
+			if !slices.Contains([]string{"none", "pending", "failed"}, args[1]) {
+				return fmt.Errorf("%q is neither none, pending nor failed", args[1])
+			}
+			return n.RemapRows(args[0], args[1] == "pending", args[1] == "failed")
+		}),
 		simAct(do, "lose GPU", "Let a GPU fall off the bus", func(n *nvmlsim.Node, args []string) error { return n.Lose(args[0]) }),
 		simAct(do, "restore GPU", "Bring a lost GPU back", func(n *nvmlsim.Node, args []string) error { return n.Restore(args[0]) }),
 		simAct(do, "reset GPU", "Reset a GPU", func(n *nvmlsim.Node, args []string) error { return n.Reset(args[0]) }),

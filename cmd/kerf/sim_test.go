@@ -8,6 +8,7 @@ import (
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/nvmlsim"
 )
 
@@ -50,18 +51,21 @@ func TestSim(t *testing.T) {
 	require.Len(t, boards[0].Instances, 2)
 	require.Equal(t, "python3", boards[0].Clients[0].Command)
 	require.True(t, boards[1].Lost)
+	require.Equal(t, gpu.TimeSliceDefault, boards[1].TimeSlice)
 	text := do("list")
-	for _, part := range []string{boards[0].UUID, "MIG on, pending off", "GPU instance 1", "runs CUDA, of GPU instance 1, compute instance 0", "holds a handle, of the GPU", "the GPU is lost"} {
+	for _, part := range []string{boards[0].UUID, "MIG on, pending off", "GPU instance 1", "runs CUDA, of GPU instance 1, compute instance 0", "holds a handle, of the GPU", "the GPU is lost", "time slice Default, compute mode DEFAULT"} {
 		require.Contains(t, text, part)
 	}
 	do("restore", "1")
+	do("ecc", "1", "2")
+	do("remap", "1", "pending")
 	do("client", "remove", "0", "4242")
 	do("destroy-instance", boards[0].UUID, "1")
 	do("reset", "0")
 	do("reboot")
 	require.NotContains(t, do("list"), "instance")
 
-	for _, bad := range [][]string{{"mig", "0", "maybe"}, {"list", "-o", "xml"}, {"client", "add", "0", "me"}, {"xid", "0", "x"}, {"destroy-instance", "0", "x"}, {"client", "remove", "0", "x"}, {"lose"}, {"lose", "9"}} {
+	for _, bad := range [][]string{{"mig", "0", "maybe"}, {"list", "-o", "xml"}, {"client", "add", "0", "me"}, {"xid", "0", "x"}, {"ecc", "0", "x"}, {"remap", "0", "x"}, {"destroy-instance", "0", "x"}, {"client", "remove", "0", "x"}, {"lose"}, {"lose", "9"}} {
 		_, err := sim(bad...)
 		require.Error(t, err, bad)
 	}

@@ -94,6 +94,7 @@ func TestACorruptRecordIsMovedAsideAndStopsNobody(t *testing.T) {
 		"empty":          "",
 		"cut off":        `{"version":1,"uid":`,
 		"unknown field":  `{"version":1,"uid":"` + uid + `","state":"intent","surprise":1,"devices":[]}`,
+		"unknown slice":  `{"version":1,"uid":"` + uid + `","state":"intent","devices":[{"request":"r","pool":"p","name":"d","device":{"type":"gpu","gpu":"GPU-1"},"timeSlice":{"set":"Forever"}}]}`,
 		"unknown state":  `{"version":1,"uid":"` + uid + `","state":"dreaming","devices":[]}`,
 		"another claim":  `{"version":1,"uid":"x","state":"intent","devices":[]}`,
 		"future version": `{"version":99}`,

@@ -69,7 +69,7 @@ func TestStatusFollowsTheJournal(t *testing.T) {
 		UID: "uid", Namespace: "ns", Name: "name", State: journal.ClaimPrepared, PreparedAt: time.Unix(1000, 0),
 		Devices: []journal.ClaimDevice{
 			{Request: "a", Pool: "node", Name: "gpu-1-mig-1g10gb-6", Device: instance.Device(), Instance: &instance},
-			{Request: "b", Pool: "node", Name: "gpu-2", Device: gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-2"}},
+			{Request: "b", Pool: "node", Name: "gpu-2", Device: gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-2"}, Conditions: []journal.Condition{{Type: "TimeSliceNotApplied", Message: "why"}}},
 		},
 	}
 	require.NoError(t, j.PutClaim(record))
@@ -91,6 +91,9 @@ func TestStatusFollowsTheJournal(t *testing.T) {
 	require.JSONEq(t, `{"type":"mig","uuid":"MIG-1","gpuUUID":"GPU-1","profile":"1g.10gb","placement":{"start":6,"size":1},
 		"gpuInstanceID":9,"computeInstanceID":0,"preparedAt":"1970-01-01T00:16:40Z"}`, string(mig.Data.Raw))
 	require.JSONEq(t, `{"type":"gpu","uuid":"GPU-2","gpuUUID":"GPU-2","preparedAt":"1970-01-01T00:16:40Z"}`, string(got.Status.Devices[1].Data.Raw))
+
+	told := got.Status.Devices[1].Conditions[1]
+	require.Equal(t, []string{"TimeSliceNotApplied", "TimeSliceNotApplied", "why", "True"}, []string{told.Type, told.Reason, told.Message, string(told.Status)})
 
 	require.NoError(t, j.DeleteClaim("uid"))
 	s.Changed("ns", "name", "uid")

@@ -53,6 +53,7 @@ driverRoot: /run/nvidia/driver
 libraryPath: /usr/lib64/libnvidia-ml.so.1
 deviceClasses: {create: false}
 admissionPolicy: {create: false}
+parametersPolicy: {create: false}
 `,
 }
 
@@ -127,10 +128,12 @@ func TestSchema(t *testing.T) {
 		`httpPort: 70000`:                        "httpPort",
 		`simulator: {spec: "1xA10G,state=/x"}`:   "spec",
 		`deviceClasses: {profiles: ["1g-10gb"]}`: "profiles",
-		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`:  "replicas",
-		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:      "mode",
-		`nodeConfiguration: {kind: NodeConfiguration}`:                   "kind",
-		`nodeConfiguration: {policies: [{idleInstances: {scope: All}}]}`: "scope",
+		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`:    "replicas",
+		`nodeConfiguration: {policies: [{timeSlicing: {interval: fast}}]}`: "interval",
+		`parametersPolicy: {create: maybe}`:                                "create",
+		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:        "mode",
+		`nodeConfiguration: {kind: NodeConfiguration}`:                     "kind",
+		`nodeConfiguration: {policies: [{idleInstances: {scope: All}}]}`:   "scope",
 	} {
 		_, err := render(t, values)
 		require.ErrorContains(t, err, named, values)
@@ -145,7 +148,7 @@ nodeConfiguration:
   - products: ["NVIDIA H100*"]
     mig: {mode: keepOn, mediaExtensions: true}
     idleInstances: {maxPerGPU: 0, maxAge: 5m, scope: Node}
-  - timeSlicing: {replicas: 8}
+  - timeSlicing: {replicas: 8, interval: Long}
 `)
 	require.NoError(t, err)
 	for _, object := range decode(t, manifests) {
@@ -154,7 +157,7 @@ nodeConfiguration:
 			require.NoError(t, err)
 			require.Equal(t, configv1alpha1.MIG{Mode: configv1alpha1.MIGKeepOn, MediaExtensions: true}, config.For("NVIDIA H100 PCIe").MIG)
 			require.Equal(t, 0, *config.For("NVIDIA H100 PCIe").IdleInstances.MaxPerGPU)
-			require.Equal(t, 8, config.For("NVIDIA L40S").TimeSlicing.Replicas)
+			require.Equal(t, configv1alpha1.TimeSlicing{Replicas: 8, Interval: gpu.TimeSliceLong}, config.For("NVIDIA L40S").TimeSlicing)
 			return
 		}
 	}

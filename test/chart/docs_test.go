@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
-	gpuv1alpha1 "github.com/kerf-project/kerf/api/gpu/v1alpha1"
 )
 
 const root = "../.."
@@ -67,8 +66,7 @@ func TestDocumentsParse(t *testing.T) {
 					}
 				}
 				for _, c := range template.Spec.Spec.Devices.Config {
-					_, err := gpuv1alpha1.Parse(c.Opaque.Parameters.Raw)
-					require.NoError(t, err, path)
+					require.NoError(t, parse(string(c.Opaque.Parameters.Raw)), path)
 				}
 			}
 		}

@@ -25,6 +25,7 @@ var examples = map[string]struct {
 }{
 	"one-1g.yaml":                       {1, has("mig 1g.10gb")},
 	"whole-gpu.yaml":                    {1, has("gpu ")},
+	"extended-resource.yaml":            {1, has("mig 1g.10gb")},
 	"one-container-two-instances.yaml":  {1, has("mig 1g.10gb", "mig 1g.10gb")},
 	"two-containers-two-instances.yaml": {1, has("mig 1g.10gb", "mig 2g.20gb")},
 	"prioritized-alternatives.yaml":     {1, has("mig 3g.40gb")},

@@ -29,7 +29,7 @@ func TestMetrics(t *testing.T) {
 	e.Delete(two...)
 	awaitSeries(e, claimed+"0")
 
-	e.Pod("refused", withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), `{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "None"}`))
+	e.Pod("refused", withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), parameters(`{"mig": {"profile": "2g.20gb"}}`)))
 	awaitSeries(e, `kerf_claim_operation_duration_seconds_count{operation="prepare",result="failure"} `)
 	for _, series := range []string{
 		`kerf_claim_operation_duration_seconds_count{operation="prepare",result="success"} `,

@@ -35,11 +35,13 @@ func TestClaimThatDoesNotFitWaits(t *testing.T) {
 
 // A claim with parameters that nobody understands is not prepared: its pod waits, and an event names the field.
 func TestUnknownParametersAreNamed(t *testing.T) {
-	e := kit.New(t, fleet)
+	lenient := fleet
+	lenient.Lenient = true
+	e := kit.New(t, lenient)
 	for name, test := range map[string]struct{ parameters, named string }{
-		"field":   {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": {"mig": {"profil": "1g.10gb"}}}`, `spec.mig.profil`},
+		"field":   {parameters(`{"mig": {"profil": "1g.10gb"}}`), `spec.mig.profil`},
 		"kind":    {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaim"}`, `GpuClaim`},
-		"profile": {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": {"mig": {"profile": "2g.20gb"}}}`, `spec.mig.profile`},
+		"profile": {parameters(`{"mig": {"profile": "2g.20gb"}}`), `spec.mig.profile`},
 	} {
 		e.Pod(name, withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), test.parameters))
 		e.Eventually("an event of pod "+name, func(ctx context.Context) error {
@@ -69,10 +71,25 @@ func TestUnknownParametersAreNamed(t *testing.T) {
 		}
 		e.Delete(pod)
 	}
-	// Parameters that are right are no obstacle.
-	e.Pod("right", withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"),
-		`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": {"mig": {"profile": "1g.10gb", "count": 1}}}`))
+}
+
+// With the chart's policy the API server itself refuses them, when they are applied. What it takes is prepared.
+func TestParametersAreCheckedWhenApplied(t *testing.T) {
+	e := kit.New(t, fleet)
+	claims := e.Client.ResourceV1().ResourceClaims(e.Namespace)
+	_, err := claims.Create(t.Context(), &resourceapi.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "wrong"},
+		Spec:       withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), parameters(`{"mig": {"profil": "1g.10gb"}}`)),
+	}, metav1.CreateOptions{})
+	require.ErrorContains(t, err, "unknown field spec.mig.profil")
+
+	e.Pod("right", withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), parameters(`{"mig": {"profile": "1g.10gb", "count": 1}}`)))
 	require.NoError(t, e.Verify(e.Running("right")[0]))
+}
+
+// parameters are ours with that specification.
+func parameters(spec string) string {
+	return `{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaimParameters", "spec": ` + spec + `}`
 }
 
 func withParameters(spec resourceapi.ResourceClaimSpec, parameters string) resourceapi.ResourceClaimSpec {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -87,19 +86,4 @@ func TestStatusOfAClaim(t *testing.T) {
 		}
 		return errors.New("the device is still in it")
 	})
-}
-
-// A pod asks as it would ask a device plugin.
-func TestExtendedResource(t *testing.T) {
-	e := kit.New(t, fleet)
-	e.Example("extended-resource.yaml")
-	pod := e.Running("extended-resource")[0]
-	listed, err := e.Exec(pod, "workload", "nvidia-smi", "-L")
-	require.NoError(t, err)
-	made := instances(t, e)
-	require.Len(t, made, 1)
-	require.Equal(t, 1, strings.Count(listed, "MIG 1g.10gb"))
-	require.Contains(t, listed, made[0].Compute[0].UUID)
-	require.NoError(t, e.Client.CoreV1().Pods(e.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
-	e.Eventually("the instance to be gone", e.CheckInstances)
 }

@@ -108,7 +108,7 @@ func (t tool) set(id string, s settings) (int, error) {
 		fmt.Fprintf(t.out, "GPU %s: %s%s is set.\n", is.UUID, s.timeSlice, s.computeMode)
 	}
 	if !found {
-		return exitNotFound, errors.New(notFoundText)
+		return exitNotFound, errors.New(notFoundText) //nolint:staticcheck // the text of NVIDIA's program
 	}
 	if state["gpus"], err = json.Marshal(boards); err == nil {
 		data, err = json.Marshal(state)

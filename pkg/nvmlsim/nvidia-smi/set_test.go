@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/nvml"
 	"github.com/kerf-project/kerf/pkg/nvmlsim"
 )
 
@@ -124,4 +127,35 @@ func TestSettingsBesideOtherChanges(t *testing.T) {
 		require.Equal(t, gpu.TimeSliceShort, b.TimeSlice)
 		require.Len(t, b.Clients, 5)
 	}
+}
+
+// The program that is built and installed does for the adapter what a real one does, and nothing for a container.
+func TestTheProgramOnTheNode(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "nvidia-smi")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	spec, err := nvmlsim.Parse("1xL40S,state=" + t.TempDir())
+	require.NoError(t, err)
+	n, err := nvmlsim.Open(spec, nvmlsim.WithSMI(program))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, n.Close()) })
+	adapter := nvml.New(n.Interface(), nvml.WithDriver(n.DriverRoot(), ""))
+	require.NoError(t, adapter.Open(t.Context()))
+	t.Cleanup(func() { require.NoError(t, adapter.Close()) })
+	boards, err := n.Boards()
+	require.NoError(t, err)
+
+	installed := filepath.Join(n.DriverRoot(), "usr/bin/nvidia-smi")
+	require.NoError(t, exec.CommandContext(t.Context(), installed, "-c", "EXCLUSIVE_PROCESS").Run())
+	require.Equal(t, []string{"Default EXCLUSIVE_PROCESS"}, is(t, n))
+	require.NoError(t, adapter.SetTimeSlice(t.Context(), boards[0].UUID, gpu.TimeSliceShort))
+	require.Equal(t, []string{"Short DEFAULT"}, is(t, n))
+
+	// Elsewhere than in the node's state directory it is as in a container.
+	var exit *exec.ExitError
+	require.ErrorAs(t, exec.CommandContext(t.Context(), program, "compute-policy", "--set-timeslice=3").Run(), &exit)
+	require.Equal(t, exitNoPermission, exit.ExitCode())
+	require.Equal(t, []string{"Short DEFAULT"}, is(t, n))
 }

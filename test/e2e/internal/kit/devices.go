@@ -100,6 +100,9 @@ func (e *Env) Devices(ctx context.Context, claim *resourceapi.ResourceClaim) ([]
 	return devices, nil
 }
 
+// extended is the name by which Claims has the claim that the scheduler makes of a pod's extended resources.
+const extended = ""
+
 // Claims are those of a pod, by the names that the pod has for them.
 func (e *Env) Claims(ctx context.Context, pod *corev1.Pod) (map[string]resourceapi.ResourceClaim, error) {
 	names := map[string]string{}
@@ -113,6 +116,9 @@ func (e *Env) Claims(ctx context.Context, pod *corev1.Pod) (map[string]resourcea
 			names[s.Name] = *s.ResourceClaimName
 		}
 	}
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		names[extended] = s.ResourceClaimName
+	}
 	claims := map[string]resourceapi.ResourceClaim{}
 	for name, object := range names {
 		claim, err := e.Client.ResourceV1().ResourceClaims(pod.Namespace).Get(ctx, object, metav1.GetOptions{})
@@ -124,15 +130,23 @@ func (e *Env) Claims(ctx context.Context, pod *corev1.Pod) (map[string]resourcea
 	return claims, nil
 }
 
-// containerDevices are those that a container of a pod asks for: of a whole claim, or of one request of it.
+// containerDevices are those that a container of a pod asks for: of a whole claim, of one request of it, or with limits.
 func (e *Env) containerDevices(ctx context.Context, pod *corev1.Pod, container string) ([]Device, error) {
 	claims, err := e.Claims(ctx, pod)
 	if err != nil {
 		return nil, err
 	}
 	index := slices.IndexFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == container })
+	asked := slices.Clone(pod.Spec.Containers[index].Resources.Claims)
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		for _, m := range s.RequestMappings {
+			if m.ContainerName == container {
+				asked = append(asked, corev1.ResourceClaim{Name: extended, Request: m.RequestName})
+			}
+		}
+	}
 	var all []Device
-	for _, wanted := range pod.Spec.Containers[index].Resources.Claims {
+	for _, wanted := range asked {
 		claim := claims[wanted.Name]
 		devices, err := e.Devices(ctx, &claim)
 		if err != nil {

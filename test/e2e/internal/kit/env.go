@@ -40,7 +40,7 @@ type Env struct {
 // the namespace is deleted, and the node has to be as if nothing had ever run on it.
 func New(t testing.TB, shape Shape) *Env {
 	t.Helper()
-	e := connect(t)
+	e := Connect(t)
 	e.Shape = shape
 	t.Cleanup(e.report)
 	e.install()
@@ -57,7 +57,8 @@ func New(t testing.TB, shape Shape) *Env {
 	return e
 }
 
-func connect(t testing.TB) *Env {
+// Connect is access to the cluster that the tests run in.
+func Connect(t testing.TB) *Env {
 	t.Helper()
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
 	require.NoError(t, err, "these tests run inside the local cluster: use \"make e2e\"")

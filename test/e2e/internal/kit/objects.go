@@ -103,7 +103,7 @@ func (e *Env) Example(file string) {
 	e.command(nil, "kubectl", "apply", "--namespace", e.Namespace, "--filename", filepath.Join("deployments/examples", file))
 }
 
-// Running waits until the pods run, and returns them. Without names it waits for count pods in the namespace.
+// Running waits until the pods run, and returns them.
 func (e *Env) Running(names ...string) []*corev1.Pod {
 	e.t.Helper()
 	var running []*corev1.Pod
@@ -123,11 +123,12 @@ func (e *Env) Running(names ...string) []*corev1.Pod {
 	return running
 }
 
-// RunningPods waits until exactly that many pods with the labels run, and returns them.
+// RunningPods waits until there are exactly that many pods with the labels and all of them run, whatever others came
+// before them, and returns them.
 func (e *Env) RunningPods(count int, with labels.Set) []*corev1.Pod {
 	e.t.Helper()
-	var names []string
-	e.Eventually(fmt.Sprintf("%d pods", count), func(ctx context.Context) error {
+	var running []*corev1.Pod
+	e.Eventually(fmt.Sprintf("%d pods to run", count), func(ctx context.Context) error {
 		pods, err := e.Client.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: with.String()})
 		if err != nil {
 			return err
@@ -135,13 +136,16 @@ func (e *Env) RunningPods(count int, with labels.Set) []*corev1.Pod {
 		if len(pods.Items) != count {
 			return fmt.Errorf("there are %d pods", len(pods.Items))
 		}
-		names = nil
-		for _, p := range pods.Items {
-			names = append(names, p.Name)
+		running = nil
+		for i := range pods.Items {
+			if err := isReady(&pods.Items[i]); err != nil {
+				return err
+			}
+			running = append(running, &pods.Items[i])
 		}
 		return nil
 	})
-	return e.Running(names...)
+	return running
 }
 
 func isReady(pod *corev1.Pod) error {

@@ -40,15 +40,18 @@ type Shape struct {
 	Replicas int
 	// Idle is how many instances a board keeps for the next claim. With 0 an instance exists exactly while its claim does.
 	Idle int
+	// Lenient is an API server that takes any parameters of a claim, so that the plugin has to find what is wrong with them.
+	Lenient bool
 }
 
 func (s Shape) stateDir() string { return "/run/kerf-sim-" + s.Name }
 
 func (s Shape) values() map[string]any {
 	return map[string]any{
-		"image":     map[string]any{"tag": "dev", "pullPolicy": "Never"},
-		"plugin":    map[string]any{"nodeSelectorTerms": []any{}},
-		"simulator": map[string]any{"spec": s.Boards + ",seed=" + s.Name, "stateDir": s.stateDir()},
+		"image":            map[string]any{"tag": "dev", "pullPolicy": "Never"},
+		"plugin":           map[string]any{"nodeSelectorTerms": []any{}},
+		"parametersPolicy": map[string]any{"create": !s.Lenient},
+		"simulator":        map[string]any{"spec": s.Boards + ",seed=" + s.Name, "stateDir": s.stateDir()},
 		"nodeConfiguration": map[string]any{"policies": []any{map[string]any{
 			"timeSlicing":   map[string]any{"replicas": s.Replicas},
 			"idleInstances": map[string]any{"maxPerGPU": s.Idle},
