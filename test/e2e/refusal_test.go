@@ -38,6 +38,7 @@ func TestUnknownParametersAreNamed(t *testing.T) {
 	lenient := fleet
 	lenient.Lenient = true
 	e := kit.New(t, lenient)
+	e.Eventually("the policy to be gone", func(ctx context.Context) error { return apply(ctx, e, parameters(`{"mig": {"profil": "1g.10gb"}}`)) })
 	for name, test := range map[string]struct{ parameters, named string }{
 		"field":   {parameters(`{"mig": {"profil": "1g.10gb"}}`), `spec.mig.profil`},
 		"kind":    {`{"apiVersion": "gpu.kerf.dev/v1alpha1", "kind": "GpuClaim"}`, `GpuClaim`},
@@ -76,15 +77,22 @@ func TestUnknownParametersAreNamed(t *testing.T) {
 // With the chart's policy the API server itself refuses them, when they are applied. What it takes is prepared.
 func TestParametersAreCheckedWhenApplied(t *testing.T) {
 	e := kit.New(t, fleet)
-	claims := e.Client.ResourceV1().ResourceClaims(e.Namespace)
-	_, err := claims.Create(t.Context(), &resourceapi.ResourceClaim{
-		ObjectMeta: metav1.ObjectMeta{Name: "wrong"},
-		Spec:       withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), parameters(`{"mig": {"profil": "1g.10gb"}}`)),
-	}, metav1.CreateOptions{})
-	require.ErrorContains(t, err, "unknown field spec.mig.profil")
-
+	e.Eventually("the policy to be in force", func(ctx context.Context) error {
+		if err := apply(ctx, e, parameters(`{"mig": {"profil": "1g.10gb"}}`)); err == nil || !strings.Contains(err.Error(), "unknown field spec.mig.profil") {
+			return errors.Join(errors.New("the API server does not refuse the claim, or not for that"), err)
+		}
+		return nil
+	})
 	e.Pod("right", withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), parameters(`{"mig": {"profile": "1g.10gb", "count": 1}}`)))
 	require.NoError(t, e.Verify(e.Running("right")[0]))
+}
+
+// apply asks the API server whether it takes a claim with these parameters. It takes a moment to learn of policies.
+func apply(ctx context.Context, e *kit.Env, parameters string) error {
+	_, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Create(ctx, &resourceapi.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "asked"}, Spec: withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), parameters),
+	}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
 }
 
 // parameters are ours with that specification.
