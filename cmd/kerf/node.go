@@ -44,6 +44,8 @@ type localNode struct {
 	adapter *nvml.Adapter
 	records *journal.Journal
 	engine  *claims.Engine
+	// hostRoot is where the host's files are seen, those of a simulated one too.
+	hostRoot string
 }
 
 // open begins a session with the driver. The hook is as the host names it.
@@ -56,7 +58,7 @@ func (f nodeFlags) open(ctx context.Context, hook string, metrics *plugin.Metric
 	if err != nil {
 		return nil, err
 	}
-	here := &localNode{config: config, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.library), nvml.WithObserver(metrics.Call))}
+	here := &localNode{config: config, hostRoot: f.hostRoot, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.library), nvml.WithObserver(metrics.Call))}
 	if here.records, err = journal.Open(f.runDir); err != nil {
 		return nil, err
 	}

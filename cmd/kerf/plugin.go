@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/kerf-project/kerf/pkg/cdispec"
+	"github.com/kerf-project/kerf/pkg/health"
 	"github.com/kerf-project/kerf/pkg/plugin"
 	"github.com/kerf-project/kerf/pkg/pool"
 )
@@ -50,7 +51,7 @@ func newPluginCommand() *cobra.Command {
 	}
 	s := cmd.Flags()
 	f.addTo(s)
-	s.StringVar(&f.stateDir, "state-dir", "/var/lib/kerf", "directory of what outlives a reboot: what was published last")
+	s.StringVar(&f.stateDir, "state-dir", "/var/lib/kerf", "directory of what outlives a reboot: what was published last, and what is wrong with the GPUs")
 	s.StringVar(&f.hook, "cdi-hook", "", "nvidia-cdi-hook, which is copied to where the host finds it; empty writes no hooks")
 	s.StringVar(&f.kubeletPluginsDir, "kubelet-plugins-dir", kubeletplugin.KubeletPluginsDir, "the kubelet's directory of plugins")
 	s.StringVar(&f.kubeletRegistryDir, "kubelet-registry-dir", kubeletplugin.KubeletRegistryDir, "the kubelet's directory of registration sockets")
@@ -105,11 +106,13 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	events, stopEvents := newEvents(ctx, client, f.nodeName)
 	defer stopEvents()
-	plugin.KeepMIGOn(ctx, here.adapter, here.config, here.engine.TurnMIGOn, &corev1.ObjectReference{Kind: "Node", Name: f.nodeName, UID: types.UID(f.nodeName)}, events)
+	self := &corev1.ObjectReference{Kind: "Node", Name: f.nodeName, UID: types.UID(f.nodeName)}
+	plugin.KeepMIGOn(ctx, here.adapter, here.config, here.engine.TurnMIGOn, self, events)
 
 	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
 	server := plugin.Server{Client: client, Node: node}
-	publisher := plugin.NewPublisher(ctx, node, here.adapter, here.records, server, here.config, f.stateDir)
+	monitor := health.New(ctx, here.adapter, server.ClearHealth, here.config.HealthPolicy(), f.stateDir, here.hostRoot)
+	publisher := plugin.NewPublisher(ctx, node, here.adapter, here.records, server, monitor, here.config, f.stateDir)
 	if err := publisher.Look(ctx); err != nil {
 		return err
 	}
@@ -159,6 +162,10 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	run(func() error {
 		recover := func(ctx context.Context) error { return errors.Join(here.engine.Recover(ctx), stale.Sweep(ctx)) }
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
+		return nil
+	})
+	run(func() error {
+		monitor.Run(ctx, publisher, plugin.HealthEvents(self, events))
 		return nil
 	})
 	run(func() error {

@@ -43,7 +43,9 @@ type Adapter struct {
 	hostRoot string
 	smi      smi
 	observe  Observer
-	session  session
+	// eventRetry is for how long a board that cannot be listened to is left alone.
+	eventRetry time.Duration
+	session    session
 }
 
 // session is what one Init found. NVML numbers the boards when it is
@@ -57,11 +59,12 @@ type session struct {
 // New makes an adapter. It touches nothing.
 func New(lib nvml.Interface, options ...Option) *Adapter {
 	a := &Adapter{
-		lib:      lib,
-		lookup:   device.New(lib),
-		hostRoot: "/",
-		smi:      smi{driverRoot: "/"},
-		observe:  func(string, string, time.Duration, error) {},
+		lib:        lib,
+		lookup:     device.New(lib),
+		hostRoot:   "/",
+		smi:        smi{driverRoot: "/"},
+		eventRetry: 5 * time.Second,
+		observe:    func(string, string, time.Duration, error) {},
 	}
 	for _, o := range options {
 		o(a)

@@ -15,8 +15,6 @@ const (
 	// eventWait is how long a wait for events lasts. Nothing can cut it short, so a
 	// change of the MIG mode is delayed by as much at the most.
 	eventWait = 100 * time.Millisecond
-	// eventRetry is how long a board that cannot be listened to is left alone.
-	eventRetry = 5 * time.Second
 	// unattributed is NVML's id of the instances of an event that concerns the whole board (nvml.h).
 	unattributed = 0xFFFFFFFF
 )
@@ -75,7 +73,7 @@ func (a *Adapter) listen(ctx context.Context, b *board, heard func(gpu.Event)) {
 			b.ear.close()
 			heard(eventOf(b, nvml.EventData{}))
 		}
-		pause(ctx, eventRetry)
+		pause(ctx, a.eventRetry)
 	}
 }
 

@@ -9,12 +9,13 @@ import (
 
 	"github.com/kerf-project/kerf/pkg/claims"
 	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/health"
 	"github.com/kerf-project/kerf/pkg/journal"
 )
 
 // Reasons of the conditions. They are the names of taints, after pool.TaintPrefix.
 const (
-	reasonLost         = "GPULost"
+	reasonLost         = health.ReasonLost
 	reasonUnresponsive = "GPUUnresponsive"
 	reasonUnreadable   = "GPUUnreadable"
 	// reasonInstanceLost: the instance of a prepared claim has vanished.
@@ -31,7 +32,12 @@ const failuresToTaint = 3
 
 // conditions are what is wrong with the GPUs. One that was there before keeps its time.
 func (p *Publisher) conditions(problems gpu.ReadErrors, absent []gpu.GPU, claims []*journal.Claim) []gpu.Condition {
-	var all []gpu.Condition
+	all := p.health.Conditions()
+	add := func(c gpu.Condition) {
+		if !slices.ContainsFunc(all, func(known gpu.Condition) bool { return known.Device == c.Device && known.Reason == c.Reason }) {
+			all = append(all, c)
+		}
+	}
 	for _, problem := range problems {
 		if problem.UUID == "" {
 			continue // It was never published; who it may be is among the absent.
@@ -43,10 +49,10 @@ func (p *Publisher) conditions(problems gpu.ReadErrors, absent []gpu.GPU, claims
 		case errors.Is(problem.Err, gpu.ErrDeadline):
 			c.Reason = reasonUnresponsive
 		}
-		all = append(all, c)
+		add(c)
 	}
 	for _, g := range absent {
-		all = append(all, gpu.Condition{
+		add(gpu.Condition{
 			Device: gpu.Device{GPU: g.UUID}, Reason: reasonLost, Effect: gpu.EffectNoExecute,
 			Message: fmt.Sprintf("the driver no longer lists GPU %s (%s, last at %s): look for its Xid in the kernel log, and reset or replace it", g.UUID, g.ProductName, g.PCIBusID),
 		})
@@ -62,14 +68,14 @@ func (p *Publisher) conditions(problems gpu.ReadErrors, absent []gpu.GPU, claims
 		}
 		for _, d := range c.Devices {
 			condition.Device = d.Device
-			all = append(all, condition)
+			add(condition)
 		}
 	}
 	p.failing.Lock()
 	defer p.failing.Unlock()
 	for device, f := range p.failures {
 		if f.times >= failuresToTaint {
-			all = append(all, gpu.Condition{Device: device, Reason: reasonPrepareFailed, Effect: gpu.EffectNoExecute, Message: f.message})
+			add(gpu.Condition{Device: device, Reason: reasonPrepareFailed, Effect: gpu.EffectNoExecute, Message: f.message})
 		}
 	}
 	// In one order, so that the same conditions look the same.
@@ -77,6 +83,9 @@ func (p *Publisher) conditions(problems gpu.ReadErrors, absent []gpu.GPU, claims
 		return cmp.Or(cmp.Compare(a.Device.String(), b.Device.String()), cmp.Compare(a.Reason, b.Reason))
 	})
 	for i := range all {
+		if !all[i].Since.IsZero() {
+			continue
+		}
 		all[i].Since = p.now().UTC().Truncate(time.Second)
 		for _, earlier := range p.inventory.Conditions {
 			if earlier.Device == all[i].Device && earlier.Reason == all[i].Reason {

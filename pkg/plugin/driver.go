@@ -27,9 +27,6 @@ import (
 	"github.com/kerf-project/kerf/pkg/pool"
 )
 
-// healthInterval is within the 30 seconds after which the kubelet forgets a device's health.
-const healthInterval = 10 * time.Second
-
 // callTimeout bounds a call for one claim. With the time that an undo takes it is
 // within the 45 seconds that the kubelet waits.
 const callTimeout = 30 * time.Second
@@ -47,6 +44,8 @@ type Pool interface {
 	Released()
 	Failed(devices []gpu.Device, err error)
 	Confirm(ctx context.Context) error
+	// Conditions are what is wrong with the devices, until the channel is closed.
+	Conditions() ([]gpu.Condition, <-chan struct{})
 }
 
 // Observer is told of every claim's operation, "prepare" or "unprepare", when it has ended.
@@ -192,36 +191,5 @@ func (d *Driver) HandleError(ctx context.Context, err error, msg string) {
 	var dropped *resourceslice.DroppedFieldsError
 	if !errors.Is(err, kubeletplugin.ErrRecoverable) || apierrors.IsInvalid(err) || errors.As(err, &dropped) {
 		d.fatal(fmt.Errorf("%s: %w", msg, err))
-	}
-}
-
-// WatchHealthStatus tells the kubelet which devices are healthy, again and again: those
-// whose users are not sent away.
-func (d *Driver) WatchHealthStatus(ctx context.Context, reports chan<- kubeletplugin.DeviceHealthReport) error {
-	ticker := time.NewTicker(healthInterval)
-	defer ticker.Stop()
-	for {
-		report := kubeletplugin.DeviceHealthReport{}
-		for _, s := range d.pool.Resources().Pools[d.node.Name].Slices {
-			for _, device := range s.Devices {
-				health := kubeletplugin.DeviceHealth{PoolName: d.node.Name, DeviceName: device.Name, Health: kubeletplugin.HealthStatusHealthy, LastUpdated: time.Now()}
-				for _, taint := range device.Taints {
-					if taint.Effect == resourceapi.DeviceTaintEffectNoExecute {
-						health.Health, health.Message = kubeletplugin.HealthStatusUnhealthy, taint.Key
-					}
-				}
-				report.Devices = append(report.Devices, health)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case reports <- report:
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
 	}
 }

@@ -50,9 +50,8 @@ func (c catalogue) Device(name string) (gpu.Device, bool) {
 }
 
 func (catalogue) Resources() resourceslice.DriverResources {
-	tainted := resourceapi.Device{Name: "lost", Taints: []resourceapi.DeviceTaint{{Key: "gpu.kerf.dev/GPULost", Effect: resourceapi.DeviceTaintEffectNoExecute}}}
 	return resourceslice.DriverResources{Pools: map[string]resourceslice.Pool{"node": {Slices: []resourceslice.Slice{
-		{Devices: []resourceapi.Device{{Name: mig}, tainted}},
+		{Devices: []resourceapi.Device{{Name: mig}}},
 	}}}}
 }
 
@@ -61,6 +60,8 @@ func (catalogue) Released() {}
 func (catalogue) Failed([]gpu.Device, error) {}
 
 func (catalogue) Confirm(context.Context) error { return nil }
+
+func (catalogue) Conditions() ([]gpu.Condition, <-chan struct{}) { return nil, nil }
 
 const mig = "gpu-3f2a91c4-mig-1g10gb-6"
 
@@ -166,18 +167,4 @@ func TestABlockedReleaseSucceedsWhenTheAPIKnows(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, errs["uid"], gpu.ErrInUse)
 	require.ErrorContains(t, errs["uid"], "connection refused")
-}
-
-func TestHealthEndsWithItsContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	reports := make(chan kubeletplugin.DeviceHealthReport, 1)
-	done := make(chan error)
-	go func() { done <- driver(t, &fakeEngine{}).WatchHealthStatus(ctx, reports) }()
-	var health []kubeletplugin.HealthStatus
-	for _, d := range (<-reports).Devices {
-		health = append(health, d.Health)
-	}
-	require.Equal(t, []kubeletplugin.HealthStatus{kubeletplugin.HealthStatusHealthy, kubeletplugin.HealthStatusUnhealthy}, health)
-	cancel()
-	require.NoError(t, <-done)
 }

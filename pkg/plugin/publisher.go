@@ -48,12 +48,18 @@ type API interface {
 	Complete(ctx context.Context, want resourceslice.Pool) error
 }
 
+// Health tells what is wrong with the GPUs, beside what a look finds. See package health.
+type Health interface {
+	Conditions() []gpu.Condition
+}
+
 // Publisher decides again and again what the node publishes: what its GPUs
 // offer, never withdrawing a device that is in use.
 type Publisher struct {
 	hardware Hardware
 	records  Records
 	api      API
+	health   Health
 	config   *configv1alpha1.NodeConfiguration
 	stateDir string
 	now      func() time.Time
@@ -80,19 +86,22 @@ type state struct {
 	// pending is true where a GPU does not offer yet what it is to offer.
 	pending bool
 	foreign int
+	// conditions hold until changed is closed.
+	conditions []gpu.Condition
+	changed    chan struct{}
 }
 
 // Publish hands the pool over to be written to the API server.
 type Publish func(context.Context, resourceslice.DriverResources) error
 
 // NewPublisher makes the publisher of a node. A nil config has the defaults.
-func NewPublisher(ctx context.Context, node pool.Node, hardware Hardware, records Records, api API, config *configv1alpha1.NodeConfiguration, stateDir string) *Publisher {
+func NewPublisher(ctx context.Context, node pool.Node, hardware Hardware, records Records, api API, health Health, config *configv1alpha1.NodeConfiguration, stateDir string) *Publisher {
 	p := &Publisher{
-		hardware: hardware, records: records, api: api, config: config, stateDir: stateDir,
+		hardware: hardware, records: records, api: api, health: health, config: config, stateDir: stateDir,
 		now: time.Now, wake: make(chan struct{}, 1), failures: map[gpu.Device]failure{},
 	}
 	p.load(ctx)
-	p.state.Store(&state{node: node})
+	p.state.Store(&state{node: node, changed: make(chan struct{})})
 	return p
 }
 
@@ -113,6 +122,12 @@ func (p *Publisher) Device(name string) (gpu.Device, bool) {
 
 // Resources are what the node publishes now.
 func (p *Publisher) Resources() resourceslice.DriverResources { return p.state.Load().resources }
+
+// Conditions are what is wrong with the devices, until the channel is closed.
+func (p *Publisher) Conditions() ([]gpu.Condition, <-chan struct{}) {
+	now := p.state.Load()
+	return now.conditions, now.changed
+}
 
 // Foreign is the number of GPU instances that kerf did not make.
 func (p *Publisher) Foreign() int { return p.state.Load().foreign }
@@ -273,6 +288,12 @@ func (p *Publisher) Look(ctx context.Context) error {
 		return err
 	}
 	p.looked = true
+	last := p.state.Load()
+	next.conditions, next.changed = conditions, last.changed
+	if !reflect.DeepEqual(conditions, last.conditions) {
+		next.changed = make(chan struct{})
+		defer close(last.changed)
+	}
 	p.state.Store(next)
 	return nil
 }

@@ -38,6 +38,7 @@ type world struct {
 	instances [][]*journal.Instance // what each reading of the records finds; the last one stays
 	allocated []string
 	apiErr    error
+	health    []gpu.Condition
 	asked     int
 	server    atomic.Pointer[resourceslice.DriverResources]
 	config    *configv1alpha1.NodeConfiguration
@@ -58,6 +59,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+func (w *world) Conditions() []gpu.Condition            { return slices.Clone(w.health) }
 func (w *world) Node(context.Context) (gpu.Node, error) { return w.node, w.readErr }
 func (w *world) Claims() ([]*journal.Claim, error)      { return w.claims, nil }
 func (w *world) Instances() ([]*journal.Instance, error) {
@@ -90,7 +92,7 @@ func (w *world) Complete(_ context.Context, want resourceslice.Pool) error {
 // start is what a new process does; the state directory stays.
 func (w *world) start() *plugin.Publisher {
 	w.t.Helper()
-	p := plugin.NewPublisher(w.t.Context(), pool.Node{Name: "node", Driver: pool.DefaultDriver}, w, w, w, w.config, w.stateDir)
+	p := plugin.NewPublisher(w.t.Context(), pool.Node{Name: "node", Driver: pool.DefaultDriver}, w, w, w, w, w.config, w.stateDir)
 	require.NoError(w.t, p.Look(w.t.Context()))
 	// It publishes once, and then only looks when a test wants it to.
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -423,7 +425,7 @@ func TestTheNextProcessTakesOver(t *testing.T) {
 	w := newWorld(t)
 	node := pool.Node{Name: "node", Driver: pool.DefaultDriver}
 	w.share(1)
-	first := plugin.NewPublisher(t.Context(), node, w, w, w, w.config, w.stateDir)
+	first := plugin.NewPublisher(t.Context(), node, w, w, w, w, w.config, w.stateDir)
 	require.NoError(t, first.Look(t.Context()))
 	ctx, end := context.WithCancel(t.Context())
 	started, ended := make(chan struct{}, 9), make(chan error)
@@ -433,7 +435,7 @@ func TestTheNextProcessTakesOver(t *testing.T) {
 	<-started
 
 	w.share(0)
-	second := plugin.NewPublisher(t.Context(), node, w, w, w, w.config, w.stateDir)
+	second := plugin.NewPublisher(t.Context(), node, w, w, w, w, w.config, w.stateDir)
 	require.NoError(t, second.Look(t.Context()))
 	ctx, endSecond := context.WithCancel(t.Context())
 	pools, endedSecond := make(chan resourceslice.DriverResources, 9), make(chan error)

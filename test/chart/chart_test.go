@@ -132,6 +132,8 @@ func TestSchema(t *testing.T) {
 		`nodeConfiguration: {policies: [{timeSlicing: {interval: fast}}]}`: "interval",
 		`parametersPolicy: {create: maybe}`:                                "create",
 		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:        "mode",
+		`nodeConfiguration: {health: {xids: {"48": ignore}}}`:              "48",
+		`nodeConfiguration: {health: {xids: {all: None}}}`:                 "all",
 		`nodeConfiguration: {kind: NodeConfiguration}`:                     "kind",
 		`nodeConfiguration: {policies: [{idleInstances: {scope: All}}]}`:   "scope",
 	} {

@@ -1,0 +1,68 @@
+package health
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	stateFile    = "health.json"
+	stateVersion = 1
+)
+
+// saved is what outlives the process and a reboot.
+type saved struct {
+	Version int `json:"version"`
+	// Boot is the id of the node's boot in which it was saved, empty where that is not known.
+	Boot string `json:"boot,omitempty"`
+	// At is when.
+	At       time.Time `json:"at"`
+	Problems []problem `json:"problems"`
+}
+
+// load returns nothing where there is no file, and also with its error.
+func load(dir string) (saved, error) {
+	path := filepath.Join(dir, stateFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return saved{}, nil
+	}
+	if err != nil {
+		return saved{}, err
+	}
+	var s saved
+	if err := json.Unmarshal(data, &s); err != nil {
+		return saved{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if s.Version != stateVersion {
+		return saved{}, fmt.Errorf("%s: version %d is not known here", path, s.Version)
+	}
+	return s, nil
+}
+
+// save replaces the file whole, and only then returns.
+func (s saved) save(dir string) error {
+	s.Version = stateVersion
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+stateFile+"-*")
+	if err != nil {
+		return fmt.Errorf("save the conditions: %w", err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, stateFile))
+	}
+	if err != nil {
+		return fmt.Errorf("save the conditions: %w", errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
