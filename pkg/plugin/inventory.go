@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/moby/sys/atomicwriter"
+
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/pool"
 )
@@ -58,17 +60,8 @@ func (i inventory) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+inventoryFile+"-*")
-	if err != nil {
+	if err := atomicwriter.WriteFile(filepath.Join(dir, inventoryFile), data, 0o600); err != nil {
 		return fmt.Errorf("save the inventory: %w", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, inventoryFile))
-	}
-	if err != nil {
-		return fmt.Errorf("save the inventory: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return nil
 }

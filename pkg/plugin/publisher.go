@@ -73,7 +73,9 @@ type Publisher struct {
 	// mu is held during a look.
 	mu        sync.Mutex
 	inventory inventory
-	looked    bool
+	// unsaved is true while the inventory is not what is on disk.
+	unsaved bool
+	looked  bool
 
 	state atomic.Pointer[state]
 }
@@ -111,7 +113,7 @@ func (p *Publisher) load(ctx context.Context) {
 	if p.inventory, err = loadInventory(p.stateDir); err != nil {
 		klog.FromContext(ctx).Error(err, "The inventory of an earlier process is lost; what is in use is taken from the journal and the API")
 	}
-	p.looked = false
+	p.looked, p.unsaved = false, false
 }
 
 // Device finds a device that the node could offer, under whatever configuration, by its published name.
@@ -284,9 +286,7 @@ func (p *Publisher) Look(ctx context.Context) error {
 	for _, all := range foreign {
 		next.foreign += len(all)
 	}
-	if err := p.remember(next.node.GPUs, offers, conditions); err != nil {
-		return err
-	}
+	p.remember(ctx, next.node.GPUs, offers, conditions)
 	p.looked = true
 	last := p.state.Load()
 	next.conditions, next.changed = conditions, last.changed
@@ -375,21 +375,23 @@ func (p *Publisher) addPublished(inUse map[string][]gpu.Device) {
 	}
 }
 
-// remember saves what is about to be published, if it is something else than
-// before and this is the process that publishes.
-func (p *Publisher) remember(gpus []gpu.GPU, offers map[string]pool.Offer, conditions []gpu.Condition) error {
+// remember saves what is about to be published, if it is something else than what
+// was saved last and this is the process that publishes. A disk that is full stops
+// nobody: what is in use is known from the journal and the API as well.
+func (p *Publisher) remember(ctx context.Context, gpus []gpu.GPU, offers map[string]pool.Offer, conditions []gpu.Condition) {
 	next := inventory{Version: inventoryVersion, GPUs: slices.Clone(gpus), Offers: offers, Conditions: conditions}
 	for i := range next.GPUs {
 		next.GPUs[i].Instances = nil
 	}
-	if reflect.DeepEqual(next, p.inventory) {
-		return nil
+	if !reflect.DeepEqual(next, p.inventory) {
+		p.inventory, p.unsaved = next, true
 	}
-	if p.Publishing() {
-		if err := next.save(p.stateDir); err != nil {
-			return err
-		}
+	if !p.unsaved || !p.Publishing() {
+		return
 	}
-	p.inventory = next
-	return nil
+	if err := p.inventory.save(p.stateDir); err != nil {
+		klog.FromContext(ctx).Error(err, "What is published could not be saved; it is tried again with the next look")
+		return
+	}
+	p.unsaved = false
 }

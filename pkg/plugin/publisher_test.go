@@ -308,6 +308,17 @@ func TestAnInventoryThatCannotBeReadIsNoReasonToStop(t *testing.T) {
 	}
 }
 
+func TestADiskThatIsFullIsNoReasonToStop(t *testing.T) {
+	w := newWorld(t)
+	require.NoError(t, os.Remove(w.stateDir))
+	w.share(1)
+	p := w.start()
+	require.Len(t, replicas(p), 2)
+	require.NoError(t, os.Mkdir(w.stateDir, 0o755))
+	require.NoError(t, p.Look(t.Context()))
+	require.FileExists(t, filepath.Join(w.stateDir, "inventory.json"), "it is saved as soon as it can be")
+}
+
 func TestALookThatFailsLeavesAllAsItWas(t *testing.T) {
 	w := newWorld(t)
 	p := w.start()
