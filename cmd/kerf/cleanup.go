@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/plugin"
 )
 
@@ -25,7 +26,8 @@ that is asked to stop does the same, so this is for nodes on which it was killed
 				return err
 			}
 			defer here.close(cmd.Context())
-			return here.engine.Cleanup(cmd.Context())
+			nothing := func(gpu.Device) bool { return false } // and if it were: what is idle goes in any case
+			return here.engine(nothing).Cleanup(cmd.Context())
 		},
 	}
 	f.addTo(cmd.Flags())

@@ -43,7 +43,8 @@ type localNode struct {
 	config  *configv1alpha1.NodeConfiguration
 	adapter *nvml.Adapter
 	records *journal.Journal
-	engine  *claims.Engine
+	// engine makes the engine, which is told what is not well.
+	engine func(claims.Unwell) *claims.Engine
 	// hostRoot is where the host's files are seen, those of a simulated one too.
 	hostRoot string
 }
@@ -73,7 +74,9 @@ func (f nodeFlags) open(ctx context.Context, hook string, metrics *plugin.Metric
 	if err != nil {
 		return nil, err
 	}
-	here.engine = claims.New(hardware, locked, written, config.For)
+	here.engine = func(unwell claims.Unwell) *claims.Engine {
+		return claims.New(hardware, locked, written, config.For, unwell)
+	}
 	return here, here.adapter.Open(ctx)
 }
 

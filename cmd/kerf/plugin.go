@@ -101,17 +101,18 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		return err
 	}
 	defer here.close(ctx)
-	if err := here.engine.Recover(ctx); err != nil {
+	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
+	server := plugin.Server{Client: client, Node: node}
+	monitor := health.New(ctx, here.adapter, server.ClearHealth, here.config.HealthPolicy(), f.stateDir, here.hostRoot)
+	engine := here.engine(monitor.Concerns)
+	if err := engine.Recover(ctx); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
 	events, stopEvents := newEvents(ctx, client, f.nodeName)
 	defer stopEvents()
 	self := &corev1.ObjectReference{Kind: "Node", Name: f.nodeName, UID: types.UID(f.nodeName)}
-	plugin.KeepMIGOn(ctx, here.adapter, here.config, here.engine.TurnMIGOn, self, events)
+	plugin.KeepMIGOn(ctx, here.adapter, here.config, engine.TurnMIGOn, self, events)
 
-	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
-	server := plugin.Server{Client: client, Node: node}
-	monitor := health.New(ctx, here.adapter, server.ClearHealth, here.config.HealthPolicy(), f.stateDir, here.hostRoot)
 	publisher := plugin.NewPublisher(ctx, node, here.adapter, here.records, server, monitor, here.config, f.stateDir)
 	if err := publisher.Look(ctx); err != nil {
 		return err
@@ -120,7 +121,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		return err
 	}
 	status := plugin.NewStatus(client, f.driverName, here.records)
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(here.engine, node, publisher, metrics.Operation, status.Changed, events, fatal),
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(engine, node, publisher, metrics.Operation, status.Changed, events, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
 		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false))
@@ -147,7 +148,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		},
 	}
 	stale := &plugin.Stale{
-		Client: client, Records: here.records, Release: here.engine.Unprepare, Proc: "/proc", After: f.staleAfter,
+		Client: client, Records: here.records, Release: engine.Unprepare, Proc: "/proc", After: f.staleAfter,
 		InPods: plugin.PodResources(filepath.Join(f.kubeletPodResourcesDir, "kubelet.sock")),
 	}
 	var work errgroup.Group
@@ -160,7 +161,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	run(func() error { return publisher.Run(ctx, here.records, helper.PublishResources) })
 	run(func() error {
-		recover := func(ctx context.Context) error { return errors.Join(here.engine.Recover(ctx), stale.Sweep(ctx)) }
+		recover := func(ctx context.Context) error { return errors.Join(engine.Recover(ctx), stale.Sweep(ctx)) }
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
 		return nil
 	})
@@ -197,7 +198,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if err := here.engine.Cleanup(ctx); err != nil {
+	if err := engine.Cleanup(ctx); err != nil {
 		logger.Error(err, "Not all could be cleaned up; the next process goes on")
 	}
 	return nil

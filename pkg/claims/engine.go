@@ -75,12 +75,13 @@ type Engine struct {
 	journal  Journal
 	specs    Specs
 	policy   Policy
+	unwell   Unwell
 	now      func() time.Time
 }
 
 // New makes an engine. It touches nothing.
-func New(hardware Hardware, j Journal, specs Specs, policy Policy) *Engine {
-	return &Engine{hardware: hardware, journal: j, specs: specs, policy: policy, now: time.Now}
+func New(hardware Hardware, j Journal, specs Specs, policy Policy, unwell Unwell) *Engine {
+	return &Engine{hardware: hardware, journal: j, specs: specs, policy: policy, unwell: unwell, now: time.Now}
 }
 
 // Claim is a claim with the devices of this driver and node that it was allocated.

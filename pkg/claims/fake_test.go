@@ -38,7 +38,9 @@ type world struct {
 	steps []string
 	// failAt fails that step, counted from 0, before it has its effect, or after it where late is set.
 	// From it on all steps fail where dead is set, as if the process had been killed.
-	failAt     int
+	failAt int
+	// unwell is the device that something is wrong with.
+	unwell     gpu.Device
 	late, dead bool
 }
 
@@ -59,7 +61,7 @@ func (w *world) engine(t *testing.T) *claims.Engine {
 	t.Helper()
 	j, err := journal.Open(w.dir)
 	require.NoError(t, err)
-	return claims.New(w, stepJournal{j, w}, fakeSpecs{w}, func(string) configv1alpha1.Policy { return w.policy })
+	return claims.New(w, stepJournal{j, w}, fakeSpecs{w}, func(string) configv1alpha1.Policy { return w.policy }, func(d gpu.Device) bool { return w.unwell == d })
 }
 
 func (w *world) step(name string, effect func() error) error {

@@ -48,6 +48,8 @@ type node struct {
 	journal *journal.Journal
 	specs   *cdispec.Writer
 	boards  []gpu.GPU
+	// sick is the board on which something is wrong, if any.
+	sick string
 }
 
 func newNode(t *testing.T, seed uint64) *node {
@@ -87,7 +89,7 @@ func (n *node) start() {
 	require.NoError(n.t, err)
 	bound := 2
 	idle := configv1alpha1.IdleInstances{MaxPerGPU: &bound, MaxAge: metav1.Duration{Duration: time.Hour}, Scope: configv1alpha1.IdleScopeNamespace}
-	n.engine = claims.New(failingHardware{n.adapter, n.sim, n.fail}, failingJournal{n.journal, n.fail}, n.specs, func(string) configv1alpha1.Policy { return configv1alpha1.Policy{IdleInstances: idle} })
+	n.engine = claims.New(failingHardware{n.adapter, n.sim, n.fail}, failingJournal{n.journal, n.fail}, n.specs, func(string) configv1alpha1.Policy { return configv1alpha1.Policy{IdleInstances: idle} }, func(d gpu.Device) bool { return d.GPU == n.sick })
 	found, _ := n.adapter.Node(n.t.Context())
 	for _, g := range found.GPUs {
 		if !slices.ContainsFunc(n.boards, func(b gpu.GPU) bool { return b.UUID == g.UUID }) {
@@ -265,7 +267,7 @@ func (h *history) event() {
 		do     func()
 	}{
 		{10, h.prepare}, {7, h.unprepare}, {3, h.crash}, {2, h.adminCreates}, {1, h.adminDestroys},
-		{2, h.adminToggles}, {1, h.loseOrRestore}, {1, h.reboot}, {1, func() { h.note("recover"); _ = h.engine.Recover(h.t.Context()) }},
+		{2, h.adminToggles}, {1, h.loseOrRestore}, {1, h.sickenOrHeal}, {1, h.reboot}, {1, func() { h.note("recover"); _ = h.engine.Recover(h.t.Context()) }},
 	}
 	total := 0
 	for _, c := range choices {
@@ -323,6 +325,7 @@ func (h *history) unprepare() {
 	err := h.engine.Unprepare(h.t.Context(), uid)
 	h.note("unprepare %s: %v", uid, err)
 	if err == nil {
+		h.checkNoneKeptOnSick(uid)
 		delete(h.held, uid)
 		delete(h.pending, uid)
 		return
@@ -391,6 +394,26 @@ func (h *history) loseOrRestore() {
 	}
 	h.note("%s is lost: %v", board, h.sim.Lose(board))
 	h.lost[board], h.unsliced[board] = true, true
+}
+
+func (h *history) sickenOrHeal() {
+	if h.sick != "" {
+		h.note("%s is well again", h.sick)
+		h.sick = ""
+		return
+	}
+	h.sick = h.boards[h.random.IntN(len(h.boards))].UUID
+	h.note("%s is not well", h.sick)
+}
+
+// checkNoneKeptOnSick: what a released claim had on a board that is not well is not kept for the next.
+func (h *history) checkNoneKeptOnSick(uid string) {
+	h.t.Helper()
+	records, err := h.journal.InstancesOn(h.sick)
+	require.NoError(h.t, err)
+	for _, r := range records {
+		require.False(h.t, slices.Contains(h.held[uid], r.Instance.Device()) && r.State == journal.InstanceIdle, "%s is kept", &r.Instance)
+	}
 }
 
 // reboot ends all instances, and with the tmpfs the journal and the specs; the kubelet asks again for its claims.

@@ -28,15 +28,15 @@ func (e *Engine) idleOn(uuid string) ([]*journal.Instance, error) {
 }
 
 // keep makes an idle instance of the one that a claim gives back, and reports
-// whether it did. An instance that is not exactly as it was prepared, or that a
-// process is still seen on, is not kept. The board's lock is held.
+// whether it did. An instance that is not exactly as it was prepared, that is not
+// well, or that a process is still seen on, is not kept. The board's lock is held.
 func (e *Engine) keep(ctx context.Context, record *journal.Instance, namespace string) (bool, error) {
 	board, err := e.hardware.GPU(ctx, record.Instance.GPU)
 	if err != nil {
 		return false, err
 	}
 	bound := *e.policy(board.ProductName).IdleInstances.MaxPerGPU
-	if bound == 0 || !e.unused(ctx, board, record) {
+	if bound == 0 || !e.clean(ctx, board, record) {
 		return false, nil
 	}
 	idle, err := e.idleOn(board.UUID)
@@ -52,11 +52,15 @@ func (e *Engine) keep(ctx context.Context, record *journal.Instance, namespace s
 	return true, e.journal.PutInstance(record)
 }
 
-// unused reports whether the hardware has the record's instance, whole and with
-// no process to be seen on it. Where that cannot be told it is not unused.
-func (e *Engine) unused(ctx context.Context, board gpu.GPU, record *journal.Instance) bool {
+// Unwell reports whether something is wrong with a device, so that it is not kept
+// for the next claim. See package health.
+type Unwell func(gpu.Device) bool
+
+// clean reports whether the hardware has the record's instance, whole, well and
+// with no process to be seen on it. Where that cannot be told it is not clean.
+func (e *Engine) clean(ctx context.Context, board gpu.GPU, record *journal.Instance) bool {
 	found, ok := board.InstanceAt(record.Instance.Profile, record.Instance.Placement)
-	if !ok || !found.Same(record.Instance) || !found.Usable() {
+	if !ok || !found.Same(record.Instance) || !found.Usable() || e.unwell(found.Device()) {
 		return false
 	}
 	processes, err := e.hardware.Processes(ctx, board.UUID)
@@ -75,7 +79,7 @@ func (e *Engine) reuse(ctx context.Context, c *journal.Claim, board gpu.GPU, d g
 		return nil, err
 	}
 	anybody := e.policy(board.ProductName).IdleInstances.Scope == configv1alpha1.IdleScopeNode
-	if record.State != journal.InstanceIdle || !anybody && record.Namespace != c.Namespace || !e.unused(ctx, board, record) {
+	if record.State != journal.InstanceIdle || !anybody && record.Namespace != c.Namespace || !e.clean(ctx, board, record) {
 		return nil, nil
 	}
 	record.State, record.Claim = journal.InstanceClaimed, c.UID

@@ -81,6 +81,7 @@ func TestAnIdleInstanceIsNotReusedAsItIs(t *testing.T) {
 			return c
 		}, 1},
 		"where it is another now":  {func(w *world) { w.boards["GPU-a"].Instances[0].Compute[0].UUID = "MIG-other" }, func() claims.Claim { return claim("second", place) }, 0},
+		"where it is not well":     {func(w *world) { w.unwell = place }, func() claims.Claim { return claim("second", place) }, 1},
 		"where it overlaps":        {func(*world) {}, func() claims.Claim { return claim("second", mig("GPU-a", "3g.40gb", 4, 4)) }, 1},
 		"for the GPU as a whole":   {func(*world) {}, func() claims.Claim { return claim("second", gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-a"}) }, 0},
 		"for a share of the board": {func(*world) {}, func() claims.Claim { return claim("second", gpu.Device{Type: gpu.TypeTimeSlice, GPU: "GPU-a"}) }, 0},
@@ -136,6 +137,14 @@ func TestWhatIsInDoubtIsNotKept(t *testing.T) {
 		w.holder["GPU-a"] = []gpu.Process{{PID: 7, Command: "python", GPUInstance: got[0].Instance.ID, InPod: true}}
 		require.ErrorIs(t, w.engine(t).Unprepare(t.Context(), "x"), gpu.ErrInUse)
 		w.holder = nil
+		require.NoError(t, w.engine(t).Unprepare(t.Context(), "x"))
+		requireClean(t, w)
+	})
+	t.Run("it is not well", func(t *testing.T) {
+		w := idleWorld(t)
+		_, err := w.engine(t).Prepare(t.Context(), claim("x", place))
+		require.NoError(t, err)
+		w.unwell = place
 		require.NoError(t, w.engine(t).Unprepare(t.Context(), "x"))
 		requireClean(t, w)
 	})

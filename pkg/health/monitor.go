@@ -104,6 +104,11 @@ func (m *Monitor) Conditions() []gpu.Condition {
 	return m.tracker.conditions()
 }
 
+// Concerns reports whether something is wrong with a device now.
+func (m *Monitor) Concerns(d gpu.Device) bool {
+	return slices.ContainsFunc(m.Conditions(), func(c gpu.Condition) bool { return c.Concerns(d) })
+}
+
 // Run watches until the context ends.
 func (m *Monitor) Run(ctx context.Context, publisher Publisher, report Report) {
 	update := func(change func(*tracker, time.Time)) { m.update(ctx, publisher, report, change) }

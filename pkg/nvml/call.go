@@ -129,26 +129,45 @@ func (a *Adapter) find(ctx context.Context, uuid string) (*board, error) {
 	if b := known(); b != nil {
 		return b, nil
 	}
-	answered := make(chan struct{}, len(a.session.boards))
+	answered := make(chan error, len(a.session.boards))
 	unknown := 0
 	for _, b := range a.session.boards {
 		if b.id() != "" {
 			continue
 		}
 		unknown++
-		go func() {
-			// An error leaves the board unknown, and that is all that matters here.
-			_, _ = call(ctx, a, b, opIdentify, func(nvml.Device) (struct{}, error) { return struct{}{}, nil })
-			answered <- struct{}{}
-		}()
+		go func() { answered <- a.identify(ctx, b) }()
 	}
+	silent := false
 	for range unknown {
-		<-answered
+		select {
+		case err := <-answered:
+			silent = silent || errors.Is(err, gpu.ErrDeadline)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("look for GPU %s: %w: %w", uuid, gpu.ErrDeadline, context.Cause(ctx))
+		}
 		if b := known(); b != nil {
 			return b, nil
 		}
 	}
+	if silent {
+		return nil, fmt.Errorf("GPU %s is none of those that say who they are, and not all do: %w", uuid, gpu.ErrDeadline)
+	}
 	return nil, fmt.Errorf("GPU %s: %w among the %d of this node", uuid, gpu.ErrNotFound, len(a.session.boards))
+}
+
+// identify asks a board for its UUID. It has the deadline of who looks for a
+// board, and goes on when that one has found another: a call that is cut off
+// would make the board pass for one that does not answer.
+func (a *Adapter) identify(ctx context.Context, b *board) error {
+	asking := context.WithoutCancel(ctx)
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel func()
+		asking, cancel = context.WithDeadline(asking, deadline)
+		defer cancel()
+	}
+	_, err := call(asking, a, b, opIdentify, func(nvml.Device) (struct{}, error) { return struct{}{}, nil })
+	return err
 }
 
 // looks is how often a board is looked at when somebody changes it meanwhile.

@@ -69,7 +69,7 @@ func newBench(b *testing.B) *bench {
 	require.NoError(b, err)
 	node, err := adapter.Node(b.Context())
 	require.NoError(b, err)
-	x.engine, x.gpus = claims.New(adapter, records, specs, (*configv1alpha1.NodeConfiguration)(nil).For), node.GPUs
+	x.engine, x.gpus = claims.New(adapter, records, specs, (*configv1alpha1.NodeConfiguration)(nil).For, func(gpu.Device) bool { return false }), node.GPUs
 	return x
 }
 

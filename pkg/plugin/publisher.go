@@ -263,7 +263,8 @@ func (p *Publisher) Look(ctx context.Context) error {
 	next.devices = gpu.Catalogue(next.node.GPUs)
 
 	offers, withdrawn, pending := p.settle(next.node.GPUs, foreign, inUse)
-	if withdrawn || !p.looked || p.anyFailing() {
+	forgets := slices.ContainsFunc(absent, func(g gpu.GPU) bool { return len(inUse[g.UUID]) == 0 })
+	if withdrawn || forgets || !p.looked || p.anyFailing() {
 		// Only the API knows of claims that are allocated and not prepared yet.
 		if err := p.addAllocated(ctx, next.devices, inUse); err != nil {
 			klog.FromContext(ctx).Error(err, "Whether claims are allocated is not known, so no device is withdrawn for now")

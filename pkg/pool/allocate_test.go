@@ -12,6 +12,7 @@ import (
 
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/pool"
+	"github.com/kerf-project/kerf/pkg/pool/pooltest"
 )
 
 // Of all arrival orders of all sets of instances that a GPU could hold, the
@@ -32,7 +33,7 @@ func TestOrderOfPlacements(t *testing.T) {
 	rate := func(offer pool.Offer) float64 {
 		resources, err := pool.Build(c.Node, map[string]pool.Offer{g.UUID: offer}, nil)
 		require.NoError(t, err)
-		s := schedulerOf(c.Node.Name, pool.Slices(c.Node, resources))
+		s := pooltest.NewScheduler(c.Node.Name, pool.Slices(c.Node, resources))
 		var placed, all int
 		var arrive func(wanted []string, ok bool)
 		arrive = func(wanted []string, ok bool) {
@@ -41,9 +42,9 @@ func TestOrderOfPlacements(t *testing.T) {
 				if !feasible(g, next, nil) {
 					continue
 				}
-				before, fits := s.allocated, ok
+				before, fits := s.Allocated, ok
 				if fits {
-					_, fits = s.allocate(t, claim(profileClass(p)))
+					_, fits = s.Allocate(t, pooltest.Claim(pooltest.ProfileClass(p)))
 				}
 				// A lone instance always fits and says nothing.
 				if len(next) > 1 {
@@ -53,7 +54,7 @@ func TestOrderOfPlacements(t *testing.T) {
 					placed++
 				}
 				arrive(next, fits)
-				s.allocated = before
+				s.Allocated = before
 			}
 		}
 		arrive(nil, true)
@@ -82,25 +83,25 @@ func feasible(g gpu.GPU, wanted []string, taken []gpu.Placement) bool {
 // Whole, MIG and shared exclude one another on one GPU, whichever comes first,
 // also within one claim and between the claims of one pod.
 func TestKindsExcludeOneAnother(t *testing.T) {
-	kinds := []string{wholeClass, migClass, replicaClass}
+	kinds := []string{pooltest.WholeClass, pooltest.MIGClass, pooltest.ReplicaClass}
 	for _, first := range kinds {
 		for _, second := range kinds {
-			together := first == second && first != wholeClass
+			together := first == second && first != pooltest.WholeClass
 			t.Run(first+" then "+second, func(t *testing.T) {
 				s := newScheduler(t, h100(1, 4))
-				_, ok := s.allocate(t, claim(first))
+				_, ok := s.Allocate(t, pooltest.Claim(first))
 				require.True(t, ok)
-				_, ok = s.allocate(t, claim(second))
+				_, ok = s.Allocate(t, pooltest.Claim(second))
 				require.Equal(t, together, ok, "one after the other")
 
 				s = newScheduler(t, h100(1, 4))
-				_, ok = s.find(t, claim(first, second))
+				_, ok = s.Find(t, pooltest.Claim(first, second))
 				require.Equal(t, together, ok, "within a claim")
-				_, ok = s.find(t, claim(first), claim(second))
+				_, ok = s.Find(t, pooltest.Claim(first), pooltest.Claim(second))
 				require.Equal(t, together, ok, "in two claims of a pod")
 
 				s = newScheduler(t, h100(2, 4))
-				names, ok := s.allocate(t, claim(first, second))
+				names, ok := s.Allocate(t, pooltest.Claim(first, second))
 				require.True(t, ok, "with a second GPU")
 				require.Equal(t, together, board(names[0]) == board(names[1]))
 			})
@@ -115,10 +116,10 @@ func TestReplicas(t *testing.T) {
 	for _, n := range []int{0, 1, 4, gpu.MaxReplicas} {
 		s := newScheduler(t, h100(1, n))
 		for range n {
-			_, ok := s.allocate(t, claim(replicaClass))
+			_, ok := s.Allocate(t, pooltest.Claim(pooltest.ReplicaClass))
 			require.True(t, ok)
 		}
-		_, ok := s.allocate(t, claim(replicaClass))
+		_, ok := s.Allocate(t, pooltest.Claim(pooltest.ReplicaClass))
 		require.False(t, ok, "%d replicas and one more", n)
 	}
 }
@@ -126,11 +127,11 @@ func TestReplicas(t *testing.T) {
 func TestSevenSmallestFillAGPU(t *testing.T) {
 	s := newScheduler(t, h100(2, 4))
 	for range 7 {
-		names, ok := s.allocate(t, claim(profileClass("1g.10gb")))
+		names, ok := s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("1g.10gb")))
 		require.True(t, ok)
 		require.True(t, strings.HasPrefix(names[0], "gpu-3f2a91c4-"), names[0])
 	}
-	names, ok := s.allocate(t, claim(profileClass("1g.10gb")))
+	names, ok := s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("1g.10gb")))
 	require.True(t, ok)
 	require.True(t, strings.HasPrefix(names[0], "gpu-402b92c5-"), "the first GPU is full: %s", names[0])
 }
@@ -139,9 +140,9 @@ func TestOneSetOfMediaExtensions(t *testing.T) {
 	c := h100(1, 0)
 	c.Policy.MIG.MediaExtensions = true
 	s := newScheduler(t, c)
-	_, ok := s.allocate(t, claim(profileClass("1g.10gb+me"), profileClass("1g.10gb")))
+	_, ok := s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("1g.10gb+me"), pooltest.ProfileClass("1g.10gb")))
 	require.True(t, ok)
-	_, ok = s.allocate(t, claim(profileClass("1g.10gb+me")))
+	_, ok = s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("1g.10gb+me")))
 	require.False(t, ok)
 }
 
@@ -149,48 +150,48 @@ func TestOneSetOfMediaExtensions(t *testing.T) {
 // gets the smallest instance that has it.
 func TestFirstFit(t *testing.T) {
 	s := newScheduler(t, h100(8, 4))
-	names, ok := s.find(t, claim(wholeClass))
+	names, ok := s.Find(t, pooltest.Claim(pooltest.WholeClass))
 	require.True(t, ok)
 	require.Equal(t, "gpu-3f2a91c4", names[0].Device.String())
 
-	big := claim(migClass)
+	big := pooltest.Claim(pooltest.MIGClass)
 	big.Spec.Devices.Requests[0].Exactly.Selectors = []resourceapi.DeviceSelector{{CEL: &resourceapi.CELDeviceSelector{
 		Expression: `device.capacity["gpu.nvidia.com"].memory.compareTo(quantity("30Gi")) >= 0`,
 	}}}
-	names, ok = s.find(t, big)
+	names, ok = s.Find(t, big)
 	require.True(t, ok)
 	require.Equal(t, "gpu-3f2a91c4-mig-3g40gb-4", names[0].Device.String())
 }
 
 func TestFirstAvailable(t *testing.T) {
-	c := claim()
+	c := pooltest.Claim()
 	c.Spec.Devices.Requests = []resourceapi.DeviceRequest{{Name: "r"}}
-	for i, class := range []string{profileClass("3g.40gb"), profileClass("2g.20gb"), replicaClass} {
+	for i, class := range []string{pooltest.ProfileClass("3g.40gb"), pooltest.ProfileClass("2g.20gb"), pooltest.ReplicaClass} {
 		c.Spec.Devices.Requests[0].FirstAvailable = append(c.Spec.Devices.Requests[0].FirstAvailable, resourceapi.DeviceSubRequest{
 			Name: string(rune('a' + i)), DeviceClassName: class, AllocationMode: resourceapi.DeviceAllocationModeExactCount, Count: 1,
 		})
 	}
 	for _, x := range []struct{ taken, want string }{
 		{"", "gpu-3f2a91c4-mig-3g40gb-4"},
-		{profileClass("4g.40gb"), "gpu-3f2a91c4-mig-3g40gb-4"},
-		{replicaClass, "gpu-3f2a91c4-timeslice-1"},
-		{wholeClass, ""},
+		{pooltest.ProfileClass("4g.40gb"), "gpu-3f2a91c4-mig-3g40gb-4"},
+		{pooltest.ReplicaClass, "gpu-3f2a91c4-timeslice-1"},
+		{pooltest.WholeClass, ""},
 	} {
 		s := newScheduler(t, h100(1, 4))
 		if x.taken != "" {
-			_, ok := s.allocate(t, claim(x.taken))
+			_, ok := s.Allocate(t, pooltest.Claim(x.taken))
 			require.True(t, ok)
 		}
-		names, ok := s.allocate(t, c)
+		names, ok := s.Allocate(t, c)
 		require.Equal(t, x.want != "", ok)
 		if ok {
 			require.Equal(t, []string{x.want}, names)
 		}
 	}
 	s := newScheduler(t, h100(1, 4))
-	_, ok := s.allocate(t, claim(profileClass("4g.40gb"), profileClass("1g.10gb")))
+	_, ok := s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("4g.40gb"), pooltest.ProfileClass("1g.10gb")))
 	require.True(t, ok)
-	names, ok := s.allocate(t, c)
+	names, ok := s.Allocate(t, c)
 	require.True(t, ok)
 	require.Equal(t, []string{"gpu-3f2a91c4-mig-2g20gb-4"}, names)
 }
@@ -199,22 +200,22 @@ func TestFirstAvailable(t *testing.T) {
 // ones, whatever their types are.
 func TestParentUUID(t *testing.T) {
 	parent := resourceapi.FullyQualifiedName("gpu.nvidia.com/parentUUID")
-	together := claim(profileClass("3g.40gb"), profileClass("4g.40gb"))
+	together := pooltest.Claim(pooltest.ProfileClass("3g.40gb"), pooltest.ProfileClass("4g.40gb"))
 	together.Spec.Devices.Constraints = []resourceapi.DeviceConstraint{{MatchAttribute: &parent}}
 
 	s := newScheduler(t, h100(2, 4))
-	_, ok := s.allocate(t, claim(profileClass("1g.10gb"), profileClass("2g.20gb"))) // blocks the 3g or the 4g of the first
+	_, ok := s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("1g.10gb"), pooltest.ProfileClass("2g.20gb"))) // blocks the 3g or the 4g of the first
 	require.True(t, ok)
-	names, ok := s.allocate(t, together)
+	names, ok := s.Allocate(t, together)
 	require.True(t, ok)
 	require.Equal(t, []string{"gpu-402b92c5-mig-3g40gb-4", "gpu-402b92c5-mig-4g40gb-0"}, names)
-	_, ok = s.allocate(t, together)
+	_, ok = s.Allocate(t, together)
 	require.False(t, ok)
 
-	apart := claim(wholeClass, migClass, replicaClass)
+	apart := pooltest.Claim(pooltest.WholeClass, pooltest.MIGClass, pooltest.ReplicaClass)
 	apart.Spec.Devices.Constraints = []resourceapi.DeviceConstraint{{DistinctAttribute: &parent}}
 	s = newScheduler(t, h100(3, 4))
-	_, ok = s.allocate(t, apart)
+	_, ok = s.Allocate(t, apart)
 	require.True(t, ok)
 }
 
@@ -227,12 +228,12 @@ func TestTaints(t *testing.T) {
 	}}
 	s := newScheduler(t, c)
 	for range 6 {
-		names, ok := s.allocate(t, claim(profileClass("1g.10gb")))
+		names, ok := s.Allocate(t, pooltest.Claim(pooltest.ProfileClass("1g.10gb")))
 		require.True(t, ok)
 		require.NotEqual(t, "gpu-3f2a91c4-mig-1g10gb-6", names[0])
 	}
-	for _, class := range []string{profileClass("1g.10gb"), wholeClass, replicaClass} {
-		_, ok := s.find(t, claim(class))
+	for _, class := range []string{pooltest.ProfileClass("1g.10gb"), pooltest.WholeClass, pooltest.ReplicaClass} {
+		_, ok := s.Find(t, pooltest.Claim(class))
 		require.False(t, ok, class)
 	}
 }
@@ -242,7 +243,7 @@ func TestOtherDriverName(t *testing.T) {
 	c := h100(1, 4)
 	c.Node.Driver = "gpu.kerf.dev"
 	s := newScheduler(t, c)
-	names, ok := s.find(t, claimBySelector(`device.driver == "gpu.kerf.dev" && device.attributes["gpu.nvidia.com"].type == "mig" &&
+	names, ok := s.Find(t, claimBySelector(`device.driver == "gpu.kerf.dev" && device.attributes["gpu.nvidia.com"].type == "mig" &&
 		device.attributes["gpu.nvidia.com"].driverVersion.isGreaterThan(semver("550.0.0")) &&
 		device.capacity["gpu.nvidia.com"].multiprocessors.compareTo(quantity("60")) >= 0`))
 	require.True(t, ok)
@@ -251,7 +252,7 @@ func TestOtherDriverName(t *testing.T) {
 
 // claimBySelector asks by its own selector: its class has none.
 func claimBySelector(expression string) *resourceapi.ResourceClaim {
-	c := claim(anyClass)
+	c := pooltest.Claim(pooltest.AnyClass)
 	c.Spec.Devices.Requests[0].Exactly.Selectors = []resourceapi.DeviceSelector{{CEL: &resourceapi.CELDeviceSelector{Expression: expression}}}
 	return c
 }
@@ -274,11 +275,11 @@ func BenchmarkBuild(b *testing.B) {
 // replicas each: for the first device of an empty pool, for the last free
 // instance of an almost full one, and in vain for a full one.
 func BenchmarkAllocate(b *testing.B) {
-	smallest := claim(profileClass("1g.10gb"))
-	fill := func(b *testing.B, n int) *scheduler {
+	smallest := pooltest.Claim(pooltest.ProfileClass("1g.10gb"))
+	fill := func(b *testing.B, n int) *pooltest.Scheduler {
 		s := newScheduler(b, h100(8, 4))
 		for range n {
-			if _, ok := s.allocate(b, smallest); !ok {
+			if _, ok := s.Allocate(b, smallest); !ok {
 				b.Fatal("full too early")
 			}
 		}
@@ -290,21 +291,38 @@ func BenchmarkAllocate(b *testing.B) {
 		claim *resourceapi.ResourceClaim
 		fits  bool
 	}{
-		{"empty/whole", 0, claim(wholeClass), true},
+		{"empty/whole", 0, pooltest.Claim(pooltest.WholeClass), true},
 		{"empty/1g", 0, smallest, true},
-		{"empty/replica", 0, claim(replicaClass), true},
+		{"empty/replica", 0, pooltest.Claim(pooltest.ReplicaClass), true},
 		{"almost-full/1g", 8*7 - 1, smallest, true},
 		{"full/1g", 8 * 7, smallest, false},
-		{"full/replica", 8 * 7, claim(replicaClass), false},
+		{"full/replica", 8 * 7, pooltest.Claim(pooltest.ReplicaClass), false},
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			s := fill(b, x.taken)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, ok := s.find(b, x.claim); ok != x.fits {
+				if _, ok := s.Find(b, x.claim); ok != x.fits {
 					b.Fatal("unexpected result")
 				}
 			}
 		})
 	}
+}
+
+// newScheduler is the scheduler of the case's node.
+func newScheduler(tb testing.TB, c pooltest.Case) *pooltest.Scheduler {
+	tb.Helper()
+	objects, err := c.Slices()
+	require.NoError(tb, err)
+	return pooltest.NewScheduler(c.Node.Name, objects)
+}
+
+// h100 is a node of n boards that offer everything but media extensions.
+func h100(n, replicas int) pooltest.Case {
+	var boards []gpu.Board
+	for range n {
+		boards = append(boards, gpu.Boards()[2])
+	}
+	return pooltest.Case{Node: pooltest.Node(boards...), Policy: pooltest.Policy(onDemand, false, replicas)}
 }

@@ -158,3 +158,22 @@ func TestSlices(t *testing.T) {
 		}
 	}
 }
+
+// What keeps the one set of media engines stands in the way of every profile that needs it, and of no other.
+func TestTaintsOfMediaEngines(t *testing.T) {
+	c := h100(1, 0)
+	c.Policy.MIG.MediaExtensions = true
+	held := gpu.Device{Type: gpu.TypeMIG, GPU: c.Node.GPUs[0].UUID, Profile: "1g.10gb+me", Placement: gpu.Placement{Start: 0, Size: 1}}
+	c.Conditions = []gpu.Condition{{Device: held, Reason: "ReleaseBlocked", Effect: gpu.EffectNoSchedule, Since: time.Unix(1, 0)}}
+	objects, err := c.Slices()
+	require.NoError(t, err)
+	tainted := map[string]bool{}
+	for _, d := range objects[1].Spec.Devices {
+		tainted[d.Name] = len(d.Taints) > 0
+	}
+	name := "gpu-" + c.Node.GPUs[0].UUID[4:12]
+	require.True(t, tainted[name+"-mig-1g10gb-me-6"])
+	require.True(t, tainted[name+"-mig-1g10gb-0"])
+	require.Contains(t, tainted, name+"-mig-1g10gb-6")
+	require.False(t, tainted[name+"-mig-1g10gb-6"])
+}

@@ -70,7 +70,7 @@ func (d *describer) offer(g *gpu.GPU, offer Offer) ([]resourceapi.Device, error)
 	for i, o := range offer {
 		a := maps.Clone(shared)
 		a[d.name("type")] = stringValue(string(o.Type))
-		device := resourceapi.Device{Name: d.names.Device(o.Device), Attributes: a, Taints: d.taints(o.Device)}
+		device := resourceapi.Device{Name: d.names.Device(o.Device), Attributes: a, Taints: d.taints(g, o.Device)}
 
 		var profile gpu.Profile
 		switch o.Type {
@@ -136,11 +136,15 @@ func (d *describer) profileCapacity(p gpu.Profile) capacities {
 // taints are a device's conditions. Conditions of one reason are one taint, with
 // the most severe of their effects since the first had it: a second instance
 // that is being released changes nothing for a device that overlaps both.
-func (d *describer) taints(device gpu.Device) []resourceapi.DeviceTaint {
+func (d *describer) taints(g *gpu.GPU, device gpu.Device) []resourceapi.DeviceTaint {
 	byKey := map[string]resourceapi.DeviceTaint{}
 	for _, c := range d.conditions {
 		effect := resourceapi.DeviceTaintEffect(c.Effect)
-		if effect != resourceapi.DeviceTaintEffectNoSchedule && effect != resourceapi.DeviceTaintEffectNoExecute || !c.Concerns(device) {
+		if effect != resourceapi.DeviceTaintEffectNoSchedule && effect != resourceapi.DeviceTaintEffectNoExecute {
+			continue
+		}
+		// What holds the one set of media engines stands in the way of others that need it, wherever they lie.
+		if !c.Concerns(device) && !g.Collide(c.Device, device) {
 			continue
 		}
 		// The API keeps seconds.

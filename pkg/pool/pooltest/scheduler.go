@@ -1,4 +1,4 @@
-package pool_test
+package pooltest
 
 import (
 	"context"
@@ -14,9 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/structured"
-
-	"github.com/kerf-project/kerf/pkg/gpu"
-	"github.com/kerf-project/kerf/pkg/pool/pooltest"
 )
 
 // features are the defaults of Kubernetes 1.37.
@@ -41,7 +38,7 @@ func (classes) Get(name string) (*resourceapi.DeviceClass, error) {
 		selector += `.type == "mig"`
 	case name == "timeslice.gpu.nvidia.com":
 		selector += `.type == "timeslice"`
-	case name == anyClass:
+	case name == AnyClass:
 		selector = "true"
 	case isProfile:
 		selector += fmt.Sprintf(`.type == "mig" && %s.profile == %q`, attribute, profile)
@@ -54,26 +51,21 @@ func (classes) Get(name string) (*resourceapi.DeviceClass, error) {
 	}, nil
 }
 
-// scheduler allocates as the one in the cluster does, on one node.
-type scheduler struct {
-	slices    []*resourceapi.ResourceSlice
-	cache     *cel.Cache
-	node      *corev1.Node
-	allocated sets.Set[structured.DeviceID]
+// Scheduler allocates as the one in the cluster does, on one node.
+type Scheduler struct {
+	slices []*resourceapi.ResourceSlice
+	cache  *cel.Cache
+	node   *corev1.Node
+	// Allocated are the devices that claims have.
+	Allocated sets.Set[structured.DeviceID]
 }
 
-func newScheduler(tb testing.TB, c pooltest.Case) *scheduler {
-	tb.Helper()
-	objects, err := c.Slices()
-	require.NoError(tb, err)
-	return schedulerOf(c.Node.Name, objects)
-}
-
-func schedulerOf(node string, objects []resourceapi.ResourceSlice) *scheduler {
-	s := &scheduler{
+// NewScheduler is the scheduler of a node that has published these slices.
+func NewScheduler(node string, objects []resourceapi.ResourceSlice) *Scheduler {
+	s := &Scheduler{
 		cache:     cel.NewCache(32, cel.Features{EnableConsumableCapacity: true}),
 		node:      &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}},
-		allocated: sets.New[structured.DeviceID](),
+		Allocated: sets.New[structured.DeviceID](),
 	}
 	for i := range objects {
 		s.slices = append(s.slices, &objects[i])
@@ -81,11 +73,11 @@ func schedulerOf(node string, objects []resourceapi.ResourceSlice) *scheduler {
 	return s
 }
 
-// find allocates claims of one pod together without taking the devices.
-func (s *scheduler) find(tb testing.TB, claims ...*resourceapi.ResourceClaim) ([]structured.DeviceID, bool) {
+// Find allocates claims of one pod together without taking the devices.
+func (s *Scheduler) Find(tb testing.TB, claims ...*resourceapi.ResourceClaim) ([]structured.DeviceID, bool) {
 	tb.Helper()
 	state := structured.AllocatedState{
-		AllocatedDevices: s.allocated, AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](), AggregatedCapacity: structured.NewConsumedCapacityCollection(),
+		AllocatedDevices: s.Allocated, AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](), AggregatedCapacity: structured.NewConsumedCapacityCollection(),
 	}
 	allocator, err := structured.NewAllocator(context.Background(), features, state, classes{}, s.slices, s.cache)
 	require.NoError(tb, err)
@@ -102,11 +94,11 @@ func (s *scheduler) find(tb testing.TB, claims ...*resourceapi.ResourceClaim) ([
 	return ids, err == nil && len(results) > 0
 }
 
-// allocate takes the devices that it finds and returns their names.
-func (s *scheduler) allocate(tb testing.TB, claims ...*resourceapi.ResourceClaim) ([]string, bool) {
+// Allocate takes the devices that it finds and returns their names.
+func (s *Scheduler) Allocate(tb testing.TB, claims ...*resourceapi.ResourceClaim) ([]string, bool) {
 	tb.Helper()
-	ids, ok := s.find(tb, claims...)
-	s.allocated = s.allocated.Clone().Insert(ids...)
+	ids, ok := s.Find(tb, claims...)
+	s.Allocated = s.Allocated.Clone().Insert(ids...)
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = id.Device.String()
@@ -114,8 +106,8 @@ func (s *scheduler) allocate(tb testing.TB, claims ...*resourceapi.ResourceClaim
 	return names, ok
 }
 
-// claim asks for one device of each class.
-func claim(classNames ...string) *resourceapi.ResourceClaim {
+// Claim asks for one device of each class.
+func Claim(classNames ...string) *resourceapi.ResourceClaim {
 	c := &resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: "claim", Namespace: "default"}}
 	for i, name := range classNames {
 		c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, resourceapi.DeviceRequest{
@@ -126,20 +118,13 @@ func claim(classNames ...string) *resourceapi.ResourceClaim {
 	return c
 }
 
+// Classes that the chart installs, and one that takes any device.
 const (
-	wholeClass   = "gpu.nvidia.com"
-	migClass     = "mig.nvidia.com"
-	replicaClass = "timeslice.gpu.nvidia.com"
-	anyClass     = "any.example.com"
+	WholeClass   = "gpu.nvidia.com"
+	MIGClass     = "mig.nvidia.com"
+	ReplicaClass = "timeslice.gpu.nvidia.com"
+	AnyClass     = "any.example.com"
 )
 
-func profileClass(profile string) string { return "mig-" + profile + ".gpu.nvidia.com" }
-
-// h100 is a node of n boards that offer everything but media extensions.
-func h100(n, replicas int) pooltest.Case {
-	var boards []gpu.Board
-	for range n {
-		boards = append(boards, gpu.Boards()[2])
-	}
-	return pooltest.Case{Node: pooltest.Node(boards...), Policy: pooltest.Policy(onDemand, false, replicas)}
-}
+// ProfileClass is the class of a MIG profile.
+func ProfileClass(profile string) string { return "mig-" + profile + ".gpu.nvidia.com" }
