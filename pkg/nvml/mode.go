@@ -137,29 +137,17 @@ func (a *Adapter) Processes(ctx context.Context, uuid string) ([]gpu.Process, er
 
 func (a *Adapter) processes(b *board, h nvml.Device) ([]gpu.Process, error) {
 	found := map[gpu.Process]bool{}
-	collect := func(d nvml.Device) nvml.Return {
-		for _, list := range []func() ([]nvml.ProcessInfo, nvml.Return){d.GetComputeRunningProcesses, d.GetGraphicsRunningProcesses} {
-			processes, ret := list()
-			if ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
-				return ret
-			}
-			for _, p := range processes {
-				// NVML says -1 for a process that is on no instance. The board's list has those on instances as well.
-				found[gpu.Process{PID: int(p.Pid), GPUInstance: int(int32(p.GpuInstanceId))}] = true
-			}
+	// The board's lists have the processes of its instances too, for who has the privileges that kerf needs anyway
+	// (nvml.h): to ask every MIG device would take a walk over all their handles, which is slow.
+	for _, list := range []func() ([]nvml.ProcessInfo, nvml.Return){h.GetComputeRunningProcesses, h.GetGraphicsRunningProcesses} {
+		processes, ret := list()
+		if ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
+			return nil, failed(opProcesses, b, ret)
 		}
-		return nvml.SUCCESS
-	}
-	ret := collect(h)
-	if ret == nvml.SUCCESS {
-		if mode, err := migMode(b, h); err != nil {
-			return nil, err
-		} else if mode.Current {
-			ret = eachMIGDevice(h, collect)
+		for _, p := range processes {
+			// NVML says -1 for a process that is on no instance.
+			found[gpu.Process{PID: int(p.Pid), GPUInstance: int(int32(p.GpuInstanceId))}] = true
 		}
-	}
-	if ret != nvml.SUCCESS {
-		return nil, failed(opProcesses, b, ret)
 	}
 	all := []gpu.Process{}
 	for p := range found {

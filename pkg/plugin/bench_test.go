@@ -38,11 +38,17 @@ import (
 type bench struct {
 	engine *claims.Engine
 	gpus   []gpu.GPU
-	// driver is the time that the (simulated) driver has taken so far.
-	driver atomic.Int64
+	dir    string
+	// driver is the time that the (simulated) driver has taken so far, and created
+	// is how many GPU instances it was asked for.
+	driver, created atomic.Int64
+	// withLocks is another engine on the same node, that takes its locks elsewhere.
+	withLocks func(claims.Journal) *claims.Engine
+	records   *journal.Journal
 }
 
-func newBench(b *testing.B) *bench {
+// newBench has so many idle instances kept a GPU. The options are the simulator's.
+func newBench(b testing.TB, options string, idle int) *bench {
 	b.Helper()
 	klog.LogToStderr(false)
 	klog.SetOutput(discard{})
@@ -51,16 +57,21 @@ func newBench(b *testing.B) *bench {
 		dir = b.TempDir() // No tmpfs here: the figures are then the disk's.
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	spec, err := nvmlsim.Parse("8xH100-SXM5-80GB,mig=on,state=" + filepath.Join(dir, "sim"))
+	spec, err := nvmlsim.Parse("8xH100-SXM5-80GB,mig=on" + options + ",state=" + filepath.Join(dir, "sim"))
 	require.NoError(b, err)
 	sim, err := nvmlsim.Open(spec)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, sim.Close()) })
-	x := &bench{}
-	adapter := nvml.New(sim.Interface(), nvml.WithHostRoot(sim.HostRoot()), nvml.WithObserver(func(_, _ string, took time.Duration, _ error) { x.driver.Add(int64(took)) }))
+	x := &bench{dir: dir}
+	adapter := nvml.New(sim.Interface(), nvml.WithHostRoot(sim.HostRoot()), nvml.WithObserver(func(op, _ string, took time.Duration, _ error) {
+		x.driver.Add(int64(took))
+		if op == "create GPU instance" {
+			x.created.Add(1)
+		}
+	}))
 	require.NoError(b, adapter.Open(b.Context()))
 	b.Cleanup(func() { require.NoError(b, adapter.Close()) })
-	records, err := journal.Open(filepath.Join(dir, "run"))
+	x.records, err = journal.Open(filepath.Join(dir, "run"))
 	require.NoError(b, err)
 	specs, err := cdispec.New(cdispec.Options{
 		Lib: sim.Interface(), CDIRoot: filepath.Join(dir, "cdi"), HostRoot: sim.HostRoot(), DriverRoot: sim.DriverRoot(), HostDriverRoot: sim.DriverRoot(),
@@ -69,7 +80,13 @@ func newBench(b *testing.B) *bench {
 	require.NoError(b, err)
 	node, err := adapter.Node(b.Context())
 	require.NoError(b, err)
-	x.engine, x.gpus = claims.New(adapter, records, specs, (*configv1alpha1.NodeConfiguration)(nil).For, func(gpu.Device) bool { return false }), node.GPUs
+	x.gpus = node.GPUs
+	policy := (*configv1alpha1.NodeConfiguration)(nil).For("")
+	policy.IdleInstances.MaxPerGPU = &idle
+	x.withLocks = func(j claims.Journal) *claims.Engine {
+		return claims.New(adapter, j, specs, func(string) configv1alpha1.Policy { return policy }, func(gpu.Device) bool { return false })
+	}
+	x.engine = x.withLocks(x.records)
 	return x
 }
 
@@ -83,6 +100,11 @@ func (x *bench) device(n int) gpu.Device {
 	return gpu.Device{Type: gpu.TypeMIG, GPU: x.gpus[n/7%8].UUID, Profile: p.Name, Placement: p.Placements[n%7]}
 }
 
+// claim asks for the n-th device.
+func (x *bench) claim(uid string, n int) claims.Claim {
+	return claims.Claim{UID: uid, Namespace: "ns", Name: uid, Devices: []journal.ClaimDevice{{Request: "gpu", Name: "d", Device: x.device(n)}}}
+}
+
 // report adds percentiles, which say more than an average of what users wait for.
 func report(b *testing.B, what string, took []time.Duration) {
 	slices.Sort(took)
@@ -94,12 +116,12 @@ func report(b *testing.B, what string, took []time.Duration) {
 // BenchmarkPrepare prepares claims of one 1g.10gb each: instance, records and CDI spec. "engine" is without the time that
 // the simulated driver takes, which is the simulator's own: it keeps boards in a file, for all processes of the node.
 func BenchmarkPrepare(b *testing.B) {
-	x := newBench(b)
+	x := newBench(b, "", 0)
 	var took, own []time.Duration
 	for n := 0; b.Loop(); n++ {
 		uid := fmt.Sprintf("claim-%d", n)
 		driver, began := x.driver.Load(), time.Now()
-		_, err := x.engine.Prepare(b.Context(), claims.Claim{UID: uid, Namespace: "ns", Name: uid, Devices: []journal.ClaimDevice{{Request: "gpu", Name: "d", Device: x.device(n)}}})
+		_, err := x.engine.Prepare(b.Context(), x.claim(uid, n))
 		took = append(took, time.Since(began))
 		own = append(own, took[n]-time.Duration(x.driver.Load()-driver))
 		require.NoError(b, err)
@@ -114,7 +136,7 @@ func BenchmarkPrepare(b *testing.B) {
 // BenchmarkPrepareGRPC is BenchmarkPrepare as the kubelet sees it: through the
 // plugin's socket, with the claim read from a (fake) API server.
 func BenchmarkPrepareGRPC(b *testing.B) {
-	x := newBench(b)
+	x := newBench(b, "", 0)
 	dir, err := os.MkdirTemp("", "kerf") // A path short enough for a socket.
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })

@@ -102,11 +102,16 @@ func TestCluster(t *testing.T) {
 		for {
 			out, err := try(t, "status", "--name", clusterName)
 			if err != nil && strings.Contains(out, "kube-scheduler has ended: killed by signal 9") {
-				return
+				break
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("status says %v\n%s", err, out)
 			}
+		}
+		must(t, "restart", "--name", clusterName, "kube-scheduler")
+		must(t, "status", "--name", clusterName)
+		if out, err := try(t, "restart", "--name", clusterName, "kube-nothing"); err == nil || !strings.Contains(out, "no component") {
+			t.Errorf("a component that there is not is restarted: %v\n%s", err, out)
 		}
 	})
 }

@@ -71,7 +71,7 @@ func (b *box) startComponents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := serveStatus(b.spec.Socket, b.supervisor, client); err != nil {
+	if err := serve(b.spec.Socket, b.supervisor, client); err != nil {
 		return err
 	}
 

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -30,25 +32,29 @@ type Status struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// serveStatus answers on a socket in the run directory, until the box ends: a path works across network namespaces, where
-// no address would.
-func serveStatus(socket string, s *supervisor, c *client) error {
+// serve answers on a socket in the run directory, until the box ends: a path works across network namespaces, where no
+// address would. GET / tells the status, POST /restart/NAME restarts a component.
+func serve(socket string, s *supervisor, c *client) error {
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
-		return fmt.Errorf("listen for status requests: %w", err)
+		return fmt.Errorf("listen for requests: %w", err)
 	}
-	server := &http.Server{
-		ReadHeaderTimeout: 5 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			err := settled(r.Context(), s, c)
-			status := Status{Components: s.states()}
-			if err != nil {
-				status.Problem = err.Error()
-			}
-			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(status) // the asker is gone if this fails
-		}),
-	}
+	handler := http.NewServeMux()
+	handler.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		err := settled(r.Context(), s, c)
+		status := Status{Components: s.states()}
+		if err != nil {
+			status.Problem = err.Error()
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(status) // the asker is gone if this fails
+	})
+	handler.HandleFunc("POST /restart/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.restart(r.PathValue("name")); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: handler}
 	go func() { _ = server.Serve(listener) }()
 	return nil
 }
@@ -72,6 +78,24 @@ var ErrNoBox = errors.New("no box answers")
 
 // AskStatus asks the box's init through its socket, from outside.
 func AskStatus(ctx context.Context, socket string) (Status, error) {
+	body, err := ask(ctx, socket, http.MethodGet, "/")
+	if err != nil {
+		return Status{}, err
+	}
+	var status Status
+	if err := json.Unmarshal(body, &status); err != nil {
+		return Status{}, fmt.Errorf("read the status: %w", err)
+	}
+	return status, nil
+}
+
+// Restart has the box's init kill a component and start it again.
+func Restart(ctx context.Context, socket, component string) error {
+	_, err := ask(ctx, socket, http.MethodPost, "/restart/"+component)
+	return err
+}
+
+func ask(ctx context.Context, socket, method, path string) ([]byte, error) {
 	client := &http.Client{
 		Timeout: settleTime + 10*time.Second,
 		Transport: &http.Transport{
@@ -81,18 +105,21 @@ func AskStatus(ctx context.Context, socket string) (Status, error) {
 			},
 		},
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://box/", nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://box"+path, nil)
 	if err != nil {
-		return Status{}, fmt.Errorf("ask for the status: %w", err)
+		return nil, fmt.Errorf("ask the box: %w", err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return Status{}, fmt.Errorf("%w: %w", ErrNoBox, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoBox, err)
 	}
 	defer response.Body.Close()
-	var status Status
-	if err := json.NewDecoder(response.Body).Decode(&status); err != nil {
-		return Status{}, fmt.Errorf("read the status: %w", err)
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read the box's answer: %w", err)
 	}
-	return status, nil
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the box answers %s: %s", response.Status, strings.TrimSpace(string(body)))
+	}
+	return body, nil
 }

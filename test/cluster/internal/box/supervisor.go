@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kerf-project/kerf/test/cluster/internal/kube"
 	"github.com/kerf-project/kerf/test/cluster/internal/proc"
 )
 
-// supervisor starts the components and remembers how they fare. It restarts none: a component that dies is a finding.
+// supervisor starts the components and remembers how they fare. It restarts none that dies, which is a finding, but only
+// those that it is asked to restart.
 type supervisor struct {
 	reaper *proc.Reaper
 	binary map[string]string
@@ -26,6 +30,7 @@ type supervisor struct {
 
 type component struct {
 	name    string
+	args    []string
 	process *proc.Process
 }
 
@@ -37,7 +42,28 @@ func (s *supervisor) start(c kube.Component) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.running = append(s.running, &component{name: c.Name, process: process})
+	s.running = append(s.running, &component{name: c.Name, args: c.Args, process: process})
+	return nil
+}
+
+// restart kills a component, so that it can save nothing more, and starts it again as it was started.
+func (s *supervisor) restart(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.running, func(c *component) bool { return c.name == name })
+	if i < 0 {
+		return fmt.Errorf("no component %q was started", name)
+	}
+	c := s.running[i]
+	if err := unix.Kill(c.process.Pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill %s: %w", name, err)
+	}
+	<-c.process.Done()
+	process, err := s.run(name, c.args)
+	if err != nil {
+		return err
+	}
+	c.process = process
 	return nil
 }
 

@@ -57,7 +57,7 @@ func newRoot(streams cluster.Streams) *cobra.Command {
 	root.SetOut(streams.Out)
 	root.SetErr(streams.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(a.build(), a.up(), a.down(), a.status(), a.logs(), a.image(), a.exec())
+	root.AddCommand(a.build(), a.up(), a.down(), a.status(), a.restart(), a.logs(), a.image(), a.exec())
 	for _, tool := range []string{"kubectl", "helm", "ctr"} {
 		root.AddCommand(a.tool(tool))
 	}

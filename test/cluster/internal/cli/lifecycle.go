@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kerf-project/kerf/test/cluster/internal/box"
 	"github.com/kerf-project/kerf/test/cluster/internal/cluster"
 )
 
@@ -113,6 +114,23 @@ func (a *app) status() *cobra.Command {
 			return err
 		}
 		return cluster.Status(ctx, c, a.streams.Out)
+	}
+	return cmd
+}
+
+func (a *app) restart() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restart COMPONENT",
+		Short: "Kill a component of a cluster, such as kubelet or kube-apiserver, and start it again",
+		Args:  cobra.ExactArgs(1),
+	}
+	a.nameFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.cluster()
+		if err != nil {
+			return err
+		}
+		return box.Restart(cmd.Context(), c.Socket(), args[0])
 	}
 	return cmd
 }

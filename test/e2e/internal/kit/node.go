@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,6 +33,54 @@ type Board struct {
 	Minor     int            `json:"minor"`
 	MIG       bool           `json:"mig"`
 	Instances []gpu.Instance `json:"instances"`
+}
+
+// Reboot is what a node's reboot does, but for its kernel: everything ends at once, what lies on a tmpfs is gone, the
+// boards are reset, and the kubelet finds its pods dead.
+func (e *Env) Reboot() {
+	e.t.Helper()
+	kubelets, err := processes("kubelet")
+	require.NoError(e.t, err)
+	require.Len(e.t, kubelets, 1)
+	// It must not see its pods die one after the other.
+	require.NoError(e.t, unix.Kill(kubelets[0], unix.SIGSTOP))
+	defer e.command(nil, "bin/cluster", "restart", "--name", os.Getenv("KERF_CLUSTER_NAME"), "kubelet")
+	for task := range strings.Lines(e.command(nil, "ctr", "tasks", "list")) {
+		var id, status string
+		var pid int
+		if n, _ := fmt.Sscan(task, &id, &pid, &status); n == 3 && status == "RUNNING" {
+			require.NoError(e.t, unix.Kill(pid, unix.SIGKILL), id)
+		}
+	}
+	e.Sim("reboot")
+	for _, pattern := range []string{journalDir + "/*", cdiDir + "/*kerf*"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(e.t, err)
+		for _, file := range files {
+			require.NoError(e.t, os.RemoveAll(file))
+		}
+	}
+}
+
+// processes are those of the node whose program has that name.
+func processes(name string) ([]int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		return nil, err
+	}
+	var found []int
+	for _, file := range files {
+		comm, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(comm)) != name {
+			continue // it may have ended meanwhile
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, pid)
+	}
+	return found, nil
 }
 
 // Sim runs "kerf sim" on the node's simulated hardware: the outside world.

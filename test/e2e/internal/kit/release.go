@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -42,16 +43,24 @@ type Shape struct {
 	Idle int
 	// Lenient is an API server that takes any parameters of a claim, so that the plugin has to find what is wrong with them.
 	Lenient bool
+	// Faults, a file of the simulator's, is what goes wrong with the boards.
+	Faults string
 }
 
 func (s Shape) stateDir() string { return "/run/kerf-sim-" + s.Name }
 
+func (s Shape) faultsFile() string { return s.stateDir() + "/faults.yaml" }
+
 func (s Shape) values() map[string]any {
+	spec := s.Boards + ",seed=" + s.Name
+	if s.Faults != "" {
+		spec += ",faults=" + s.faultsFile()
+	}
 	return map[string]any{
 		"image":            map[string]any{"tag": "dev", "pullPolicy": "Never"},
 		"plugin":           map[string]any{"nodeSelectorTerms": []any{}},
 		"parametersPolicy": map[string]any{"create": !s.Lenient},
-		"simulator":        map[string]any{"spec": s.Boards + ",seed=" + s.Name, "stateDir": s.stateDir()},
+		"simulator":        map[string]any{"spec": spec, "stateDir": s.stateDir()},
 		"nodeConfiguration": map[string]any{"policies": []any{map[string]any{
 			"timeSlicing":   map[string]any{"replicas": s.Replicas},
 			"idleInstances": map[string]any{"maxPerGPU": s.Idle},
@@ -64,6 +73,10 @@ func (e *Env) install() {
 	e.t.Helper()
 	values, err := json.Marshal(e.Shape.values())
 	require.NoError(e.t, err)
+	if e.Shape.Faults != "" {
+		require.NoError(e.t, os.MkdirAll(e.Shape.stateDir(), 0o755))
+		require.NoError(e.t, os.WriteFile(e.Shape.faultsFile(), []byte(e.Shape.Faults), 0o600))
+	}
 	e.command(values, "helm", "upgrade", "--install", release, chart, "--namespace", SystemNamespace, "--create-namespace",
 		"--values", "-", "--wait", "--timeout", patience.String())
 	e.Eventually("the pool of the node", func(ctx context.Context) error {
@@ -107,8 +120,10 @@ func (e *Env) command(input []byte, name string, args ...string) string {
 	e.t.Helper()
 	cmd := exec.CommandContext(context.Background(), name, args...)
 	cmd.Stdin = bytes.NewReader(input)
-	out, err := cmd.CombinedOutput()
-	require.NoError(e.t, err, "%s %s: %s", name, strings.Join(args, " "), out)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	require.NoError(e.t, err, "%s %s: %s%s", name, strings.Join(args, " "), out, &complaint)
 	return string(out)
 }
 
