@@ -7,6 +7,9 @@ SHELL := bash
 NAME ?= demo
 # Arguments of kubectl and helm: make kubectl ARGS="get pods"
 ARGS ?=
+# The cluster of kerf's end-to-end tests, and its version if it is not to be the default.
+E2E ?= e2e
+KUBERNETES ?=
 # SWEEP=quick runs every fifth case of the sweep.
 SWEEP ?=
 # How long each fuzz target runs.
@@ -107,13 +110,13 @@ e2e-cluster: ## Those of the local cluster itself
 	go -C test/cluster test -tags e2e -count=1 -timeout 30m -v ./e2e
 
 # The test binary runs inside the cluster, where its API server is reached and the node's files are seen.
-e2e-kerf: build bin/cluster ## Those of kerf: RUN=REGEXP picks some, KEEP=1 leaves the cluster "e2e" up
+e2e-kerf: build bin/cluster ## Those of kerf: RUN=REGEXP picks some, KUBERNETES=VERSION, KEEP=1 leaves the cluster up
 	go -C test/e2e test -c -tags e2e -o $(CURDIR)/bin/e2e.test .
-	@$(CLUSTER) down --name e2e; \
-	trap '[ "$(KEEP)" = 1 ] || $(CLUSTER) down --name e2e' EXIT; \
-	$(CLUSTER) up --name e2e; \
-	$(MAKE) --no-print-directory image NAME=e2e; \
-	$(CLUSTER) exec --name e2e -- bin/e2e.test -test.v -test.timeout 60m -test.run '$(RUN)'
+	@$(CLUSTER) down --name $(E2E); \
+	trap '[ "$(KEEP)" = 1 ] || $(CLUSTER) down --name $(E2E)' EXIT; \
+	$(CLUSTER) up --name $(E2E) $(if $(KUBERNETES),--kubernetes $(KUBERNETES)); \
+	$(MAKE) --no-print-directory image NAME=$(E2E); \
+	$(CLUSTER) exec --name $(E2E) -- bin/e2e.test -test.v -test.timeout 60m -test.run '$(RUN)'
 
 kubectl: bin/cluster ## Run kubectl ARGS in the cluster NAME
 	@$(CLUSTER) kubectl --name $(NAME) -- $(ARGS)
