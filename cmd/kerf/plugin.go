@@ -110,7 +110,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	events, stopEvents := newEvents(ctx, client, f.nodeName)
 	defer stopEvents()
-	self := &corev1.ObjectReference{Kind: "Node", Name: f.nodeName, UID: types.UID(f.nodeName)}
+	self := plugin.NodeReference(f.nodeName)
 	plugin.KeepMIGOn(ctx, here.adapter, here.config, engine.TurnMIGOn, self, events)
 
 	publisher := plugin.NewPublisher(ctx, node, here.adapter, here.records, server, monitor, here.config, f.stateDir)

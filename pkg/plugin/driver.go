@@ -44,6 +44,7 @@ type Pool interface {
 	Released()
 	Failed(devices []gpu.Device, err error)
 	Confirm(ctx context.Context) error
+	Lacks(l pool.Lacks) bool
 	// Conditions are what is wrong with the devices, until the channel is closed.
 	Conditions() ([]gpu.Condition, <-chan struct{})
 }
@@ -184,12 +185,39 @@ func (d *Driver) unprepare(ctx context.Context, uid string) error {
 	return err
 }
 
-// HandleError hears of errors in the background. What the API server will never
-// take ends the process, so that it is seen; the rest is tried again by the helper.
+// HandleError hears of errors in the background. Where the API server lacks a
+// feature, the pool is reduced to what it can hold. What it will never take ends the
+// process, so that it is seen; the rest is tried again by the helper.
 func (d *Driver) HandleError(ctx context.Context, err error, msg string) {
 	utilruntime.HandleErrorWithContext(ctx, err, msg)
 	var dropped *resourceslice.DroppedFieldsError
+	if errors.As(err, &dropped) {
+		if lacks, ok := pool.LacksOf(dropped.DisabledFeatures()); ok {
+			if d.pool.Lacks(lacks) {
+				d.events.Event(NodeReference(d.node.Name), corev1.EventTypeWarning, "FeatureMissing", missing(lacks))
+			}
+			return
+		}
+	}
 	if !errors.Is(err, kubeletplugin.ErrRecoverable) || apierrors.IsInvalid(err) || errors.As(err, &dropped) {
 		d.fatal(fmt.Errorf("%s: %w", msg, err))
 	}
+}
+
+// missing says what the node does without, and what to do.
+func missing(lacks pool.Lacks) string {
+	var without, gates []string
+	if lacks.PartitionableDevices {
+		without, gates = append(without, "counters, so that it offers whole GPUs only"), append(gates, "DRAPartitionableDevices")
+	}
+	if lacks.DeviceTaints {
+		without, gates = append(without, "taints, so that it does not offer devices that are not well, and evicts nobody from them"), append(gates, "DRADeviceTaints")
+	}
+	return fmt.Sprintf("the API server drops fields of this node's ResourceSlices. The node does without %s. Switch %s on in the control plane (they are by default since Kubernetes 1.36), and restart the plugin",
+		strings.Join(without, ", and without "), strings.Join(gates, " and "))
+}
+
+// NodeReference is what events about a node are about. The kubelet's own have the name for the UID too.
+func NodeReference(name string) *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", Name: name, UID: types.UID(name)}
 }

@@ -61,6 +61,8 @@ func (catalogue) Failed([]gpu.Device, error) {}
 
 func (catalogue) Confirm(context.Context) error { return nil }
 
+func (catalogue) Lacks(pool.Lacks) bool { return true }
+
 func (catalogue) Conditions() ([]gpu.Condition, <-chan struct{}) { return nil, nil }
 
 const mig = "gpu-3f2a91c4-mig-1g10gb-6"
@@ -167,4 +169,33 @@ func TestABlockedReleaseSucceedsWhenTheAPIKnows(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, errs["uid"], gpu.ErrInUse)
 	require.ErrorContains(t, errs["uid"], "connection refused")
+}
+
+// Where the API server drops what a slice needs, the node goes on with less, and says so once.
+func TestAServerWithoutAFeature(t *testing.T) {
+	w := newWorld(t)
+	w.share(2)
+	p := w.start()
+	require.Greater(t, len(published(p)), 2)
+	events := record.NewFakeRecorder(5)
+	var died error
+	d := plugin.NewDriver(&fakeEngine{}, pool.Node{Name: "node", Driver: pool.DefaultDriver}, p, unobserved, unwritten, events, func(err error) { died = err })
+	dropped := &resourceslice.DroppedFieldsError{
+		PoolName:     "node",
+		DesiredSlice: &resourceapi.ResourceSlice{Spec: resourceapi.ResourceSliceSpec{SharedCounters: p.Resources().Pools["node"].Slices[0].SharedCounters}},
+		ActualSlice:  &resourceapi.ResourceSlice{},
+	}
+	for range 2 {
+		d.HandleError(t.Context(), errors.Join(kubeletplugin.ErrRecoverable, dropped), "publish")
+	}
+	require.NoError(t, died)
+	require.Len(t, events.Events, 1, "once")
+	require.Contains(t, <-events.Events, "DRAPartitionableDevices")
+	require.NoError(t, p.Look(t.Context()))
+	require.Len(t, published(p), 2, "the two GPUs, whole")
+
+	// What is dropped for a reason that is not known ends the process.
+	unknown := &resourceslice.DroppedFieldsError{DesiredSlice: &resourceapi.ResourceSlice{}, ActualSlice: &resourceapi.ResourceSlice{}}
+	d.HandleError(t.Context(), errors.Join(kubeletplugin.ErrRecoverable, unknown), "publish")
+	require.Error(t, died)
 }

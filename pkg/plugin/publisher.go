@@ -69,6 +69,8 @@ type Publisher struct {
 
 	failing  sync.Mutex
 	failures map[gpu.Device]failure
+	// lacks is what the API server has turned out not to have.
+	lacks atomic.Pointer[pool.Lacks]
 
 	// mu is held during a look.
 	mu        sync.Mutex
@@ -102,6 +104,7 @@ func NewPublisher(ctx context.Context, node pool.Node, hardware Hardware, record
 		hardware: hardware, records: records, api: api, health: health, config: config, stateDir: stateDir,
 		now: time.Now, wake: make(chan struct{}, 1), failures: map[gpu.Device]failure{},
 	}
+	p.lacks.Store(&pool.Lacks{})
 	p.load(ctx)
 	p.state.Store(&state{node: node, changed: make(chan struct{})})
 	return p
@@ -147,6 +150,18 @@ func (p *Publisher) Released() {
 	if p.state.Load().pending {
 		p.Wake()
 	}
+}
+
+// Lacks says what the API server has dropped from the slices, and reports whether
+// that is news. From then on the pool does without it, until the process ends.
+func (p *Publisher) Lacks(l pool.Lacks) bool {
+	before := p.lacks.Load()
+	after := before.Or(l)
+	if after == *before || !p.lacks.CompareAndSwap(before, &after) {
+		return false
+	}
+	p.Wake()
+	return true
 }
 
 // Turn is how the processes of a node agree on who publishes. See package journal.
@@ -264,7 +279,8 @@ func (p *Publisher) Look(ctx context.Context) error {
 
 	offers, withdrawn, pending := p.settle(next.node.GPUs, foreign, inUse)
 	forgets := slices.ContainsFunc(absent, func(g gpu.GPU) bool { return len(inUse[g.UUID]) == 0 })
-	if withdrawn || forgets || !p.looked || p.anyFailing() {
+	lacks := *p.lacks.Load()
+	if withdrawn || forgets || !p.looked || p.anyFailing() || lacks != (pool.Lacks{}) {
 		// Only the API knows of claims that are allocated and not prepared yet.
 		if err := p.addAllocated(ctx, next.devices, inUse); err != nil {
 			klog.FromContext(ctx).Error(err, "Whether claims are allocated is not known, so no device is withdrawn for now")
@@ -283,6 +299,7 @@ func (p *Publisher) Look(ctx context.Context) error {
 	if next.resources, err = pool.Build(next.node, offers, conditions); err != nil {
 		return err
 	}
+	next.resources = pool.Reduce(next.resources, lacks, next.devices, inUse)
 	next.pending = pending
 	for _, all := range foreign {
 		next.foreign += len(all)
