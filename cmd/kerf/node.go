@@ -45,8 +45,8 @@ type localNode struct {
 	records *journal.Journal
 	// engine makes the engine, which is told what is not well.
 	engine func(claims.Unwell) *claims.Engine
-	// hostRoot is where the host's files are seen, those of a simulated one too.
-	hostRoot string
+	// hostRoot is where the host's files are seen, and driverRoot where the driver's are, those of a simulated one too.
+	hostRoot, driverRoot string
 }
 
 // open begins a session with the driver. The hook is as the host names it.
@@ -59,7 +59,7 @@ func (f nodeFlags) open(ctx context.Context, hook string, metrics *plugin.Metric
 	if err != nil {
 		return nil, err
 	}
-	here := &localNode{config: config, hostRoot: f.hostRoot, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.library), nvml.WithObserver(metrics.Call))}
+	here := &localNode{config: config, hostRoot: f.hostRoot, driverRoot: f.driverRoot, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.library), nvml.WithObserver(metrics.Call))}
 	if here.records, err = journal.Open(f.runDir); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -20,11 +21,13 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
+	metadatav1beta1 "k8s.io/dynamic-resource-allocation/api/metadata/v1beta1"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 	"k8s.io/klog/v2"
 
 	"github.com/kerf-project/kerf/pkg/cdispec"
 	"github.com/kerf-project/kerf/pkg/health"
+	"github.com/kerf-project/kerf/pkg/nvml"
 	"github.com/kerf-project/kerf/pkg/plugin"
 	"github.com/kerf-project/kerf/pkg/pool"
 )
@@ -32,10 +35,14 @@ import (
 // cleanupTimeout bounds what a plugin that is asked to stop still cleans up.
 const cleanupTimeout = 30 * time.Second
 
+// driverEvery is how often the plugin looks whether the NVIDIA driver was replaced.
+const driverEvery = 5 * time.Second
+
 type pluginFlags struct {
 	nodeFlags
 	stateDir, hook, kubeletPluginsDir, kubeletRegistryDir, kubeletPodResourcesDir string
 	nodeName, driverName, kubeconfig, httpEndpoint, podUID                        string
+	deviceMetadata                                                                bool
 	recoverEvery, staleAfter                                                      time.Duration
 }
 
@@ -58,6 +65,7 @@ func newPluginCommand() *cobra.Command {
 	s.StringVar(&f.kubeletPodResourcesDir, "kubelet-pod-resources-dir", "/var/lib/kubelet/pod-resources", "the directory of the kubelet's pod resources socket")
 	s.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of the node; default from NODE_NAME")
 	s.StringVar(&f.driverName, "driver-name", pool.DefaultDriver, "name of the DRA driver")
+	s.BoolVar(&f.deviceMetadata, "device-metadata", true, "mount a file with the attributes of its devices into every container")
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
 	s.StringVar(&f.podUID, "pod-uid", os.Getenv("POD_UID"), "UID of the plugin's pod, with which two plugins can serve a node during an update; default from POD_UID")
 	s.StringVar(&f.httpEndpoint, "http-endpoint", ":8080", "address of /metrics, /healthz and /readyz; empty serves none")
@@ -101,11 +109,13 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		return err
 	}
 	defer here.close(ctx)
+	loaded := nvml.LoadedDriver(here.driverRoot, here.hostRoot)
 	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
 	server := plugin.Server{Client: client, Node: node}
 	monitor := health.New(ctx, here.adapter, server.ClearHealth, here.config.HealthPolicy(), f.stateDir, here.hostRoot)
 	engine := here.engine(monitor.Concerns)
-	if err := engine.Recover(ctx); err != nil {
+	metadata := plugin.Metadata{Driver: f.driverName, CDIRoot: f.cdiRoot, PluginDir: pluginDir, Records: here.records}
+	if err := errors.Join(engine.Recover(ctx), metadata.Sweep()); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
 	events, stopEvents := newEvents(ctx, client, f.nodeName)
@@ -124,7 +134,8 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(engine, node, publisher, metrics.Operation, status.Changed, events, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
-		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false))
+		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false),
+		kubeletplugin.EnableDeviceMetadata(f.deviceMetadata, []schema.GroupVersion{metadatav1beta1.SchemeGroupVersion}), kubeletplugin.CDIDirectory(f.cdiRoot))
 	if err != nil {
 		return fmt.Errorf("serve the kubelet: %w", err)
 	}
@@ -161,7 +172,9 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	run(func() error { return publisher.Run(ctx, here.records, helper.PublishResources) })
 	run(func() error {
-		recover := func(ctx context.Context) error { return errors.Join(engine.Recover(ctx), stale.Sweep(ctx)) }
+		recover := func(ctx context.Context) error {
+			return errors.Join(engine.Recover(ctx), stale.Sweep(ctx), metadata.Sweep())
+		}
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
 		return nil
 	})
@@ -173,6 +186,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		status.Run(ctx)
 		return nil
 	})
+	run(func() error { return loaded.Watch(ctx, driverEvery) })
 	if f.httpEndpoint != "" {
 		socket := f.driverName + "-reg.sock"
 		if f.podUID != "" {

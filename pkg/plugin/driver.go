@@ -116,7 +116,7 @@ func (d *Driver) prepare(ctx context.Context, c *resourceapi.ResourceClaim) kube
 	}
 	result := kubeletplugin.PrepareResult{}
 	for _, p := range prepared {
-		device := kubeletplugin.Device{Requests: []string{mainRequest(p.Request)}, PoolName: p.Pool, DeviceName: p.Name, CDIDeviceIDs: []string{p.CDI}}
+		device := kubeletplugin.Device{Requests: []string{mainRequest(p.Request)}, PoolName: p.Pool, DeviceName: p.Name, CDIDeviceIDs: []string{p.CDI}, Metadata: d.metadata(p)}
 		if p.ShareID != "" {
 			id := types.UID(p.ShareID)
 			device.ShareID = &id

@@ -94,6 +94,7 @@ func TestPrepareAnswersWithTheCDIDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[types.UID]kubeletplugin.PrepareResult{"uid": {Devices: []kubeletplugin.Device{{
 		Requests: []string{"r"}, PoolName: "node", DeviceName: mig, CDIDeviceIDs: []string{"kerf.dev/claim=uid-" + mig},
+		Metadata: &kubeletplugin.DeviceMetadata{Attributes: map[string]resourceapi.DeviceAttribute{}},
 	}}}}, results)
 	require.Equal(t, gpu.Placement{Start: 6, Size: 1}, e.wanted[0].Devices[0].Device.Placement)
 	require.False(t, e.wanted[0].Devices[0].AdminAccess)

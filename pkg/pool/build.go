@@ -25,6 +25,15 @@ type Node struct {
 	gpu.Node
 }
 
+// Attribute is the name of an attribute or capacity in the node's slices. Under the
+// default driver name it needs no domain: the driver's own is meant.
+func (n Node) Attribute(short string) resourceapi.QualifiedName {
+	if n.Driver == DefaultDriver {
+		return resourceapi.QualifiedName(short)
+	}
+	return resourceapi.QualifiedName(DefaultDriver + "/" + short)
+}
+
 // Counters. A GPU has one per memory slice, always worth `weight`, and one for
 // the set of media engines that only one instance can have. A whole GPU and a
 // placement take the full weight of the slices that they cover, a replica takes

@@ -31,9 +31,8 @@ type (
 type describer struct {
 	names      gpu.Names
 	conditions []gpu.Condition
-	// domain precedes the names of attributes and capacities. It is empty under
-	// the default driver name, whose attributes have that domain anyway.
-	domain string
+	// name is that of an attribute or capacity of this node's driver.
+	name func(short string) resourceapi.QualifiedName
 	// driver are the attributes that all devices of the node share.
 	driver attributes
 }
@@ -43,10 +42,7 @@ func newDescriber(n Node, conditions []gpu.Condition) (*describer, error) {
 	for i, g := range n.GPUs {
 		uuids[i] = g.UUID
 	}
-	d := &describer{names: gpu.NewNames(uuids), conditions: conditions}
-	if n.Driver != DefaultDriver {
-		d.domain = DefaultDriver + "/"
-	}
+	d := &describer{names: gpu.NewNames(uuids), conditions: conditions, name: n.Attribute}
 	driverVersion, err := semver(n.DriverVersion)
 	if err != nil {
 		return nil, fmt.Errorf("version of the NVIDIA driver: %w", err)
@@ -56,10 +52,6 @@ func newDescriber(n Node, conditions []gpu.Condition) (*describer, error) {
 		d.name("cudaDriverVersion"): versionValue(n.CUDADriverVersion),
 	}
 	return d, nil
-}
-
-func (d *describer) name(short string) resourceapi.QualifiedName {
-	return resourceapi.QualifiedName(d.domain + short)
 }
 
 // offer describes the devices of one GPU.

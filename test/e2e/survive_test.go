@@ -97,3 +97,29 @@ func TestSuccessorOfAForceDeletedPod(t *testing.T) {
 	e.Delete(second)
 	e.Eventually("the instance to be gone", e.CheckInstances)
 }
+
+// A plugin under which the driver is replaced starts anew, and what its pods have stays.
+func TestDriverReplacedUnderThePlugin(t *testing.T) {
+	e := kit.New(t, fleet)
+	e.Pod("stays", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
+	pods := e.Running("stays")
+	before, err := e.PluginPod(t.Context())
+	require.NoError(t, err)
+	e.ReplaceDriver()
+	e.Eventually("the plugin to have started anew", func(ctx context.Context) error {
+		pod, err := e.PluginPod(ctx)
+		if err != nil {
+			return err
+		}
+		status := pod.Status.ContainerStatuses[0]
+		if status.RestartCount <= before.Status.ContainerStatuses[0].RestartCount || !status.Ready {
+			return fmt.Errorf("it has been restarted %d times, and is ready: %t", status.RestartCount, status.Ready)
+		}
+		require.Contains(t, status.LastTerminationState.Terminated.Message, "the NVIDIA driver was replaced")
+		return nil
+	})
+	require.NoError(t, e.Verify(pods[0]))
+	e.Delete(pods...)
+	e.Pod("next", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
+	require.NoError(t, e.Verify(e.Running("next")[0]))
+}

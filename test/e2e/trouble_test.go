@@ -77,6 +77,10 @@ func TestStatusOfAClaim(t *testing.T) {
 	require.Len(t, made, 1)
 	require.Contains(t, string(status[0].Data.Raw), made[0].Compute[0].UUID)
 	require.Equal(t, metav1.ConditionTrue, status[0].Conditions[0].Status)
+	// The container finds the same in a file.
+	text, err := e.Exec(pods[0], "workload", "sh", "-c", "cat /var/run/kubernetes.io/dra-device-attributes/resourceclaims/shown/*/gpu.nvidia.com-metadata.json")
+	require.NoError(t, err)
+	require.Contains(t, text, made[0].Compute[0].UUID)
 
 	// The claim keeps its allocation.
 	e.Delete(pods...)

@@ -22,6 +22,8 @@ type observed struct {
 	instances []*journal.Instance
 	// specs are the texts of the files in the CDI directory, by "<claim UID>.json".
 	specs map[string]string
+	// metadata are the UIDs of the claims that have files about their devices.
+	metadata []string
 	// known are the UIDs of the claims that the API server has.
 	known map[string]bool
 	// foreign are the instances that have to be there as they are.
@@ -72,6 +74,11 @@ func (o observed) violations() []string {
 		}
 		if !o.exists(i.Instance) {
 			say("the record of %s has no instance", &i.Instance)
+		}
+	}
+	for _, uid := range o.metadata {
+		if !slices.ContainsFunc(o.claims, func(c *journal.Claim) bool { return c.UID == uid }) {
+			say("the metadata of claim %s is there, and its record is not", uid)
 		}
 	}
 	for file := range o.specs {
@@ -200,6 +207,7 @@ func TestViolationsAreFound(t *testing.T) {
 		"is left prepared":               func(o *observed) { o.prepared = nil },
 		"is left claimed":                func(o *observed) { o.instances[0].Claim = "y" },
 		"has no instance":                func(o *observed) { o.boards[0].Instances = o.boards[0].Instances[1:] },
+		"the metadata of claim y":        func(o *observed) { o.metadata = append(o.metadata, "x", "y") },
 		"has no record":                  func(o *observed) { o.specs["y.json"] = "" },
 		"the CDI file of spec.tmp":       func(o *observed) { o.specs["spec.tmp"] = "" },
 		"held twice":                     func(o *observed) { o.claims = append(o.claims, &journal.Claim{UID: "y", Devices: o.claims[0].Devices}) },

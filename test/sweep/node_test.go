@@ -19,6 +19,7 @@ import (
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
 	"github.com/kerf-project/kerf/pkg/nvmlsim"
+	"github.com/kerf-project/kerf/pkg/pool"
 )
 
 const (
@@ -189,6 +190,11 @@ func (n *node) observe(prepared ...*claim) observed {
 		require.NoError(n.t, err)
 	}
 	for _, f := range files {
+		if name, ok := strings.CutPrefix(f.Name(), pool.DefaultDriver+"_metadata_"); ok {
+			uid, _, _ := strings.Cut(name, "_")
+			o.metadata = append(o.metadata, uid)
+			continue
+		}
 		text, err := os.ReadFile(filepath.Join(n.path("cdi"), f.Name()))
 		require.NoError(n.t, err)
 		o.specs[strings.TrimPrefix(f.Name(), strings.TrimSuffix(filepath.Base(n.specPath("")), ".json"))] = string(text)

@@ -62,6 +62,18 @@ func (e *Env) Reboot() {
 	}
 }
 
+// ReplaceDriver puts another file in the place of the driver's library, as an installation does.
+func (e *Env) ReplaceDriver() {
+	e.t.Helper()
+	libraries, err := filepath.Glob(e.Shape.stateDir() + "/root/driver/usr/lib/*/libnvidia-ml.so.*.*")
+	require.NoError(e.t, err)
+	require.Len(e.t, libraries, 1)
+	data, err := os.ReadFile(libraries[0])
+	require.NoError(e.t, err)
+	require.NoError(e.t, os.WriteFile(libraries[0]+".new", data, 0o755))
+	require.NoError(e.t, os.Rename(libraries[0]+".new", libraries[0]))
+}
+
 // processes are those of the node whose program has that name.
 func processes(name string) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/comm")
