@@ -65,7 +65,7 @@ func (e *Env) Reboot() {
 // ReplaceDriver puts another file in the place of the driver's library, as an installation does.
 func (e *Env) ReplaceDriver() {
 	e.t.Helper()
-	libraries, err := filepath.Glob(e.Shape.stateDir() + "/root/driver/usr/lib/*/libnvidia-ml.so.*.*")
+	libraries, err := filepath.Glob(e.Shape.stateDir() + "/driver/usr/lib/*/libnvidia-ml.so.*.*")
 	require.NoError(e.t, err)
 	require.Len(e.t, libraries, 1)
 	data, err := os.ReadFile(libraries[0])
