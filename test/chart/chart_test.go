@@ -17,7 +17,6 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,10 +29,7 @@ import (
 	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
-const (
-	chartDir    = "../../deployments/helm/kerf"
-	examplesDir = "../../deployments/examples"
-)
+const chartDir = "../../deployments/helm/kerf"
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
@@ -260,53 +256,4 @@ func TestClassesSelect(t *testing.T) {
 	require.Equal(t, []string{"1g.10gb+me"}, selected(all["mig-1g.10gb.me.gpu.nvidia.com"]))
 	require.Empty(t, selected(all["mig-7g.80gb.gpu.nvidia.com"]))
 	require.Equal(t, []string{"renamed"}, selected(classes(t, "driverName: gpu.kerf.dev")["mig.nvidia.com"]))
-}
-
-// The examples are valid, name classes that the chart makes, and run what the local cluster has.
-func TestExamples(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(examplesDir, "*.yaml"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	known, resources := classes(t, ""), extendedResources(t, "")
-	names := map[string]string{}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.True(t, bytes.HasPrefix(data, []byte("# ")), "%s: the first comment says what to expect", file)
-		for _, object := range decode(t, string(data)) {
-			var devices resourceapi.DeviceClaim
-			var pod corev1.PodSpec
-			var name string
-			switch o := object.(type) {
-			case *resourceapi.ResourceClaimTemplate:
-				name, devices = o.Name, o.Spec.Spec.Devices
-			case *resourceapi.ResourceClaim:
-				name, devices = o.Name, o.Spec.Devices
-			case *corev1.Pod:
-				name, pod = o.Name, o.Spec
-			case *appsv1.Deployment:
-				name, pod = o.Name, o.Spec.Template.Spec
-			default:
-				t.Fatalf("%s: a %T", file, object)
-			}
-			key := object.GetObjectKind().GroupVersionKind().Kind + "/" + name
-			require.NotContains(t, names, key, "also in %s: all examples can be applied at once", names[key])
-			names[key] = file
-			for _, r := range devices.Requests {
-				if r.Exactly != nil {
-					require.Contains(t, known, r.Exactly.DeviceClassName, file)
-				}
-				for _, alternative := range r.FirstAvailable {
-					require.Contains(t, known, alternative.DeviceClassName, file)
-				}
-			}
-			for _, c := range pod.Containers {
-				require.Equal(t, "workload:v1", c.Image, file)
-				for resource := range c.Resources.Limits {
-					require.Contains(t, resources, string(resource), file)
-				}
-				require.NotZero(t, len(c.Resources.Claims)+len(c.Resources.Limits), file)
-			}
-		}
-	}
 }
