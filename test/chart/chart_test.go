@@ -18,7 +18,9 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -43,6 +45,12 @@ nodeConfiguration: {policies: [{timeSlicing: {replicas: 4}}]}
 plugin: {nodeSelectorTerms: []}
 httpPort: 8080
 `,
+	"monitored": `
+networkPolicy:
+  create: true
+  from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
+serviceMonitor: {create: true, labels: {release: prometheus}, interval: 30s}
+`,
 	"beside-another-driver": `
 driverName: gpu.kerf.dev
 driverRoot: /run/nvidia/driver
@@ -65,7 +73,9 @@ func render(t *testing.T, values string) (string, error) {
 		return "", err
 	}
 	rendered, err := engine.Render(chart, all)
-	require.NoError(t, err)
+	if err != nil {
+		return "", err
+	}
 	var out strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(rendered)) {
 		if text := strings.TrimSpace(rendered[name]); text != "" && strings.HasSuffix(name, ".yaml") {
@@ -85,10 +95,21 @@ func decode(t *testing.T, manifests string) []runtime.Object {
 			continue
 		}
 		object, _, err := decoder.Decode(document, nil, nil)
+		if runtime.IsNotRegisteredError(err) && bytes.Contains(document, []byte("\nkind: ServiceMonitor\n")) {
+			// No API of Kubernetes'; the end-to-end tests have its schema.
+			object, err = runtime.Decode(unstructured.UnstructuredJSONScheme, toJSON(t, document))
+		}
 		require.NoError(t, err, "%s", document)
 		objects = append(objects, object)
 	}
 	return objects
+}
+
+func toJSON(t *testing.T, document []byte) []byte {
+	t.Helper()
+	raw, err := yaml.YAMLToJSON(document)
+	require.NoError(t, err)
+	return raw
 }
 
 func TestGoldens(t *testing.T) {
@@ -126,6 +147,8 @@ func TestSchema(t *testing.T) {
 		`deviceClasses: {profiles: ["1g-10gb"]}`: "profiles",
 		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`:    "replicas",
 		`nodeConfiguration: {policies: [{timeSlicing: {interval: fast}}]}`: "interval",
+		`networkPolicy: {from: anybody}`:                                   "from",
+		`serviceMonitor: {interval: soon}`:                                 "interval",
 		`parametersPolicy: {create: maybe}`:                                "create",
 		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:        "mode",
 		`nodeConfiguration: {health: {xids: {"48": ignore}}}`:              "48",
@@ -136,6 +159,22 @@ func TestSchema(t *testing.T) {
 		_, err := render(t, values)
 		require.ErrorContains(t, err, named, values)
 	}
+}
+
+// Without metrics there is nothing to be monitored, nor to be reached.
+func TestWithoutMetrics(t *testing.T) {
+	_, err := render(t, "{httpPort: 0, serviceMonitor: {create: true}}")
+	require.ErrorContains(t, err, "httpPort must not be 0")
+	manifests, err := render(t, "{httpPort: 0, networkPolicy: {create: true}}")
+	require.NoError(t, err)
+	for _, object := range decode(t, manifests) {
+		if p, ok := object.(*networkingv1.NetworkPolicy); ok {
+			require.Equal(t, []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}, p.Spec.PolicyTypes)
+			require.Empty(t, p.Spec.Ingress)
+			return
+		}
+	}
+	t.Fatal("no NetworkPolicy")
 }
 
 // What the chart puts into the ConfigMap is what the plugin reads.
