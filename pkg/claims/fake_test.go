@@ -92,6 +92,9 @@ func (w *world) GPU(_ context.Context, uuid string) (gpu.GPU, error) {
 }
 
 func (w *world) Processes(_ context.Context, uuid string) ([]gpu.Process, error) {
+	if uuid == w.lost {
+		return nil, gpu.ErrLost
+	}
 	return w.holder[uuid], nil
 }
 

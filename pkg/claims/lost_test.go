@@ -92,6 +92,26 @@ func TestAReleaseBlockedByAThirdPartyIsFinishedLater(t *testing.T) {
 	requireClean(t, w)
 }
 
+// The pod of a lost GPU ends, and its instance goes when the GPU is back. Not so while the pod still has another GPU.
+func TestAReleaseOnALostGPUIsFinishedLater(t *testing.T) {
+	w := newWorld(t)
+	got, err := w.engine(t).Prepare(t.Context(), claim("x", mig("GPU-a", "1g.10gb", 6, 1), mig("GPU-b", "3g.40gb", 4, 4)))
+	require.NoError(t, err)
+	w.lost = "GPU-a"
+	w.holder["GPU-b"] = []gpu.Process{{PID: 7, Command: "python", GPUInstance: got[1].Instance.ID, InPod: true}}
+	var blocked *claims.BlockedError
+	require.NotErrorAs(t, w.engine(t).Unprepare(t.Context(), "x"), &blocked)
+
+	w.holder = nil
+	require.ErrorAs(t, w.engine(t).Unprepare(t.Context(), "x"), &blocked)
+	require.ErrorIs(t, blocked, gpu.ErrLost)
+	require.Empty(t, w.boards["GPU-b"].Instances)
+	require.ErrorAs(t, w.engine(t).Recover(t.Context()), &blocked)
+	w.lost = ""
+	require.NoError(t, w.engine(t).Recover(t.Context()))
+	requireClean(t, w)
+}
+
 func TestAdminAccessChangesNothing(t *testing.T) {
 	w := newWorld(t)
 	watch := claim("watch", mig("GPU-a", "1g.10gb", 6, 1), gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-a"})

@@ -20,7 +20,7 @@ const (
 	reasonUnreadable   = "GPUUnreadable"
 	// reasonInstanceLost: the instance of a prepared claim has vanished.
 	reasonInstanceLost = "InstanceLost"
-	// reasonReleaseBlocked: a claim has ended, and a third party keeps its device.
+	// reasonReleaseBlocked: a claim has ended, and a third party keeps its device, or its GPU is lost.
 	reasonReleaseBlocked = "ReleaseBlocked"
 	// reasonPrepareFailed: a claim cannot be prepared on the device, however often it is tried.
 	reasonPrepareFailed = "PrepareFailed"

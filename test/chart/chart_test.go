@@ -17,9 +17,10 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -30,10 +31,7 @@ import (
 	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
-const (
-	chartDir    = "../../deployments/helm/kerf"
-	examplesDir = "../../deployments/examples"
-)
+const chartDir = "../../deployments/helm/kerf"
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
@@ -46,6 +44,12 @@ simulator: {spec: 8xH100-SXM5-80GB}
 nodeConfiguration: {policies: [{timeSlicing: {replicas: 4}}]}
 plugin: {nodeSelectorTerms: []}
 httpPort: 8080
+`,
+	"monitored": `
+networkPolicy:
+  create: true
+  from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
+serviceMonitor: {create: true, labels: {release: prometheus}, interval: 30s}
 `,
 	"beside-another-driver": `
 driverName: gpu.kerf.dev
@@ -69,7 +73,9 @@ func render(t *testing.T, values string) (string, error) {
 		return "", err
 	}
 	rendered, err := engine.Render(chart, all)
-	require.NoError(t, err)
+	if err != nil {
+		return "", err
+	}
 	var out strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(rendered)) {
 		if text := strings.TrimSpace(rendered[name]); text != "" && strings.HasSuffix(name, ".yaml") {
@@ -89,10 +95,21 @@ func decode(t *testing.T, manifests string) []runtime.Object {
 			continue
 		}
 		object, _, err := decoder.Decode(document, nil, nil)
+		if runtime.IsNotRegisteredError(err) && bytes.Contains(document, []byte("\nkind: ServiceMonitor\n")) {
+			// No API of Kubernetes'; the end-to-end tests have its schema.
+			object, err = runtime.Decode(unstructured.UnstructuredJSONScheme, toJSON(t, document))
+		}
 		require.NoError(t, err, "%s", document)
 		objects = append(objects, object)
 	}
 	return objects
+}
+
+func toJSON(t *testing.T, document []byte) []byte {
+	t.Helper()
+	raw, err := yaml.YAMLToJSON(document)
+	require.NoError(t, err)
+	return raw
 }
 
 func TestGoldens(t *testing.T) {
@@ -130,6 +147,8 @@ func TestSchema(t *testing.T) {
 		`deviceClasses: {profiles: ["1g-10gb"]}`: "profiles",
 		`nodeConfiguration: {policies: [{timeSlicing: {replicas: 9}}]}`:    "replicas",
 		`nodeConfiguration: {policies: [{timeSlicing: {interval: fast}}]}`: "interval",
+		`networkPolicy: {from: anybody}`:                                   "from",
+		`serviceMonitor: {interval: soon}`:                                 "interval",
 		`parametersPolicy: {create: maybe}`:                                "create",
 		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:        "mode",
 		`nodeConfiguration: {health: {xids: {"48": ignore}}}`:              "48",
@@ -140,6 +159,22 @@ func TestSchema(t *testing.T) {
 		_, err := render(t, values)
 		require.ErrorContains(t, err, named, values)
 	}
+}
+
+// Without metrics there is nothing to be monitored, nor to be reached.
+func TestWithoutMetrics(t *testing.T) {
+	_, err := render(t, "{httpPort: 0, serviceMonitor: {create: true}}")
+	require.ErrorContains(t, err, "httpPort must not be 0")
+	manifests, err := render(t, "{httpPort: 0, networkPolicy: {create: true}}")
+	require.NoError(t, err)
+	for _, object := range decode(t, manifests) {
+		if p, ok := object.(*networkingv1.NetworkPolicy); ok {
+			require.Equal(t, []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}, p.Spec.PolicyTypes)
+			require.Empty(t, p.Spec.Ingress)
+			return
+		}
+	}
+	t.Fatal("no NetworkPolicy")
 }
 
 // What the chart puts into the ConfigMap is what the plugin reads.
@@ -260,53 +295,4 @@ func TestClassesSelect(t *testing.T) {
 	require.Equal(t, []string{"1g.10gb+me"}, selected(all["mig-1g.10gb.me.gpu.nvidia.com"]))
 	require.Empty(t, selected(all["mig-7g.80gb.gpu.nvidia.com"]))
 	require.Equal(t, []string{"renamed"}, selected(classes(t, "driverName: gpu.kerf.dev")["mig.nvidia.com"]))
-}
-
-// The examples are valid, name classes that the chart makes, and run what the local cluster has.
-func TestExamples(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(examplesDir, "*.yaml"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	known, resources := classes(t, ""), extendedResources(t, "")
-	names := map[string]string{}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.True(t, bytes.HasPrefix(data, []byte("# ")), "%s: the first comment says what to expect", file)
-		for _, object := range decode(t, string(data)) {
-			var devices resourceapi.DeviceClaim
-			var pod corev1.PodSpec
-			var name string
-			switch o := object.(type) {
-			case *resourceapi.ResourceClaimTemplate:
-				name, devices = o.Name, o.Spec.Spec.Devices
-			case *resourceapi.ResourceClaim:
-				name, devices = o.Name, o.Spec.Devices
-			case *corev1.Pod:
-				name, pod = o.Name, o.Spec
-			case *appsv1.Deployment:
-				name, pod = o.Name, o.Spec.Template.Spec
-			default:
-				t.Fatalf("%s: a %T", file, object)
-			}
-			key := object.GetObjectKind().GroupVersionKind().Kind + "/" + name
-			require.NotContains(t, names, key, "also in %s: all examples can be applied at once", names[key])
-			names[key] = file
-			for _, r := range devices.Requests {
-				if r.Exactly != nil {
-					require.Contains(t, known, r.Exactly.DeviceClassName, file)
-				}
-				for _, alternative := range r.FirstAvailable {
-					require.Contains(t, known, alternative.DeviceClassName, file)
-				}
-			}
-			for _, c := range pod.Containers {
-				require.Equal(t, "workload:v1", c.Image, file)
-				for resource := range c.Resources.Limits {
-					require.Contains(t, resources, string(resource), file)
-				}
-				require.NotZero(t, len(c.Resources.Claims)+len(c.Resources.Limits), file)
-			}
-		}
-	}
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	resourceapi "k8s.io/api/resource/v1"
-	"k8s.io/dynamic-resource-allocation/cel"
 	"sigs.k8s.io/yaml"
 
 	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
@@ -43,7 +41,7 @@ func documents(t *testing.T) map[string]string {
 
 // The manifests in the documents are what kerf and the API take.
 func TestDocumentsParse(t *testing.T) {
-	known := classes(t, "")
+	offered := offers{classes(t, ""), extendedResources(t, "")}
 	for path, text := range documents(t) {
 		for _, match := range yamlBlock.FindAllStringSubmatch(text, -1) {
 			block := match[1]
@@ -57,16 +55,8 @@ func TestDocumentsParse(t *testing.T) {
 				_, err := configv1alpha1.Parse([]byte(block))
 				require.NoError(t, err, "%s:\n%s", path, block)
 			default:
-				template, ok := decode(t, block)[0].(*resourceapi.ResourceClaimTemplate)
-				require.True(t, ok, "%s:\n%s", path, block)
-				for _, r := range template.Spec.Spec.Devices.Requests {
-					require.Contains(t, known, r.Exactly.DeviceClassName, path)
-					for _, s := range r.Exactly.Selectors {
-						require.Nil(t, cel.GetCompiler(cel.Features{}).CompileCELExpression(s.CEL.Expression, cel.Options{}).Error, path)
-					}
-				}
-				for _, c := range template.Spec.Spec.Devices.Config {
-					require.NoError(t, parse(string(c.Opaque.Parameters.Raw)), path)
+				for _, object := range decode(t, block) {
+					offered.require(t, path, object)
 				}
 			}
 		}
@@ -94,11 +84,11 @@ func TestValuesAreDocumented(t *testing.T) {
 }
 
 func TestExamplesAreDocumented(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(examplesDir, "*.yaml"))
-	require.NoError(t, err)
 	text := documents(t)[filepath.Join(root, "docs/examples.md")]
-	for _, file := range files {
-		require.True(t, strings.Contains(text, "(../deployments/examples/"+filepath.Base(file)+")"), "docs/examples.md lacks %s", file)
+	for _, file := range exampleFiles(t) {
+		name, err := filepath.Rel(examplesDir, file)
+		require.NoError(t, err)
+		require.True(t, strings.Contains(text, "(../deployments/examples/"+name+")"), "docs/examples.md lacks %s", file)
 	}
 }
 

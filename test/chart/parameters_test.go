@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -250,9 +249,7 @@ func TestParametersPolicyIsAboutNewClaims(t *testing.T) {
 // The examples' claims pass.
 func TestParametersPolicyTakesTheExamples(t *testing.T) {
 	p := newPolicy(t, "")
-	files, err := filepath.Glob(filepath.Join(examplesDir, "*.yaml"))
-	require.NoError(t, err)
-	for _, file := range files {
+	for _, file := range exampleFiles(t) {
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		for _, object := range decode(t, string(data)) {

@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,18 +45,7 @@ func TestUnknownParametersAreNamed(t *testing.T) {
 	} {
 		e.Pod(name, withParameters(kit.Requests("mig-1g.10gb.gpu.nvidia.com"), test.parameters))
 		e.Eventually("an event of pod "+name, func(ctx context.Context) error {
-			events, err := e.Events(ctx, name)
-			if err != nil {
-				return err
-			}
-			var seen []string
-			for _, event := range events {
-				if event.Reason == "FailedPrepareDynamicResources" && strings.Contains(event.Message, test.named) {
-					return nil
-				}
-				seen = append(seen, event.Reason+": "+event.Message)
-			}
-			return fmt.Errorf("none names %s:\n%s", test.named, strings.Join(seen, "\n"))
+			return tells(ctx, e, name, "FailedPrepareDynamicResources", test.named)
 		})
 		pod, err := e.Client.CoreV1().Pods(e.Namespace).Get(t.Context(), name, metav1.GetOptions{})
 		require.NoError(t, err)

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -26,16 +24,7 @@ func TestAPrepareThatNeverSucceedsSendsThePodElsewhere(t *testing.T) {
 	require.Contains(t, made, "6:1")
 
 	e.Template("small", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
-	one, labels := int32(1), map[string]string{"app": "wanders"}
-	_, err := e.Client.AppsV1().Deployments(e.Namespace).Create(t.Context(), &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: "wanders"},
-		Spec: appsv1.DeploymentSpec{
-			Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: kit.PodSpec("small")},
-		},
-	}, metav1.CreateOptions{})
-	require.NoError(t, err)
-	pods := e.RunningPods(1, labels)
+	pods := e.RunningPods(1, e.Deployment("wanders", "small", 1))
 	require.NoError(t, e.Verify(pods[0]))
 	require.NotEqual(t, "6:1", devices(t, e, pods...)[0].Placement().String())
 }

@@ -54,6 +54,19 @@ func attribute(d resourceapi.Device, name resourceapi.QualifiedName) string {
 	return ""
 }
 
+// Published are all devices of the node.
+func (e *Env) Published(ctx context.Context) ([]Device, error) {
+	pool, err := e.pool(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Device, len(pool))
+	for i := range pool {
+		all[i].Published = pool[i]
+	}
+	return all, nil
+}
+
 // ClaimDevices are the devices of a claim of the test's namespace.
 func (e *Env) ClaimDevices(name string) ([]Device, error) {
 	claim, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Get(e.t.Context(), name, metav1.GetOptions{})

@@ -40,12 +40,22 @@ type Env struct {
 // the namespace is deleted, and the node has to be as if nothing had ever run on it.
 func New(t testing.TB, shape Shape) *Env {
 	t.Helper()
+	return newIn(t, shape, metav1.ObjectMeta{GenerateName: "e2e-"})
+}
+
+// NewIn is New with a namespace of that name, for manifests that name it.
+func NewIn(t testing.TB, shape Shape, namespace string) *Env {
+	t.Helper()
+	return newIn(t, shape, metav1.ObjectMeta{Name: namespace})
+}
+
+func newIn(t testing.TB, shape Shape, meta metav1.ObjectMeta) *Env {
+	t.Helper()
 	e := Connect(t)
 	e.Shape = shape
 	t.Cleanup(e.report)
 	e.install()
-	namespace, err := e.Client.CoreV1().Namespaces().Create(t.Context(),
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
+	namespace, err := e.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: meta}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	e.Namespace = namespace.Name
 	t.Cleanup(e.end)
@@ -77,7 +87,7 @@ func (e *Env) end() {
 	require.NoError(e.t, namespaces.Delete(context.Background(), e.Namespace, metav1.DeleteOptions{}))
 	e.Eventually("the namespace to be gone", func(ctx context.Context) error {
 		_, err := namespaces.Get(ctx, e.Namespace, metav1.GetOptions{})
-		return gone("namespace "+e.Namespace, err)
+		return Gone("namespace "+e.Namespace, err)
 	})
 	e.Eventually("the node to be clean", func(context.Context) error { return e.Clean() })
 }
@@ -93,8 +103,8 @@ func (e *Env) Eventually(what string, check func(context.Context) error) {
 	require.NoError(e.t, err, "waiting for %s: %v", what, last)
 }
 
-// gone is nil for the error of a read that found nothing.
-func gone(what string, err error) error {
+// Gone is nil for the error of a read that found nothing.
+func Gone(what string, err error) error {
 	switch {
 	case err == nil:
 		return fmt.Errorf("%s is still there", what)

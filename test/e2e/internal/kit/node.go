@@ -32,6 +32,7 @@ type Board struct {
 	UUID      string         `json:"uuid"`
 	Minor     int            `json:"minor"`
 	MIG       bool           `json:"mig"`
+	TimeSlice gpu.TimeSlice  `json:"timeSlice"`
 	Instances []gpu.Instance `json:"instances"`
 }
 

@@ -3,11 +3,15 @@ package kit
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -47,9 +51,14 @@ func OfProduct(spec resourceapi.ResourceClaimSpec, product string) resourceapi.R
 // Claim creates a claim that is an object of its own.
 func (e *Env) Claim(name string, spec resourceapi.ResourceClaimSpec) {
 	e.t.Helper()
+	require.NoError(e.t, e.TryClaim(name, spec))
+}
+
+// TryClaim is Claim where the API server may refuse it.
+func (e *Env) TryClaim(name string, spec resourceapi.ResourceClaimSpec) error {
 	_, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Create(e.t.Context(),
 		&resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
-	require.NoError(e.t, err)
+	return err
 }
 
 // PodOfClaim creates a pod whose one container has that claim.
@@ -62,7 +71,42 @@ func (e *Env) PodOfClaim(name, claim string) {
 func (e *Env) Pod(name string, spec resourceapi.ResourceClaimSpec) {
 	e.t.Helper()
 	e.Template(name, spec)
-	e.pod(name, corev1.PodResourceClaim{ResourceClaimTemplateName: &name})
+	e.PodOfTemplate(name, name)
+}
+
+// PodOfTemplate creates a pod whose one container has a claim of that template.
+func (e *Env) PodOfTemplate(name, template string) {
+	e.t.Helper()
+	e.pod(name, corev1.PodResourceClaim{ResourceClaimTemplateName: &template})
+}
+
+// Deployment creates one whose pods have a claim of that template each, and returns their labels.
+func (e *Env) Deployment(name, template string, replicas int32) labels.Set {
+	e.t.Helper()
+	of := labels.Set{"app": name}
+	_, err := e.Client.AppsV1().Deployments(e.Namespace).Create(e.t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: of},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: of}, Spec: PodSpec(template)},
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(e.t, err)
+	return of
+}
+
+// LimitedPod is a pod with no claim, whose one container asks for one of an extended resource.
+func LimitedPod(name, resource string) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
+		Name: "workload", Image: workload,
+		Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceName(resource): apiresource.MustParse("1")}},
+	}}}}
+}
+
+// TryPod creates a pod, which the API server may refuse.
+func (e *Env) TryPod(pod *corev1.Pod) error {
+	_, err := e.Client.CoreV1().Pods(e.Namespace).Create(e.t.Context(), pod, metav1.CreateOptions{})
+	return err
 }
 
 // Template creates a template of claims.
@@ -76,9 +120,7 @@ func (e *Env) Template(name string, spec resourceapi.ResourceClaimSpec) {
 
 func (e *Env) pod(name string, claim corev1.PodResourceClaim) {
 	e.t.Helper()
-	_, err := e.Client.CoreV1().Pods(e.Namespace).Create(e.t.Context(),
-		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: podSpec(claim)}, metav1.CreateOptions{})
-	require.NoError(e.t, err)
+	require.NoError(e.t, e.TryPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: podSpec(claim)}))
 }
 
 // PodSpec is that of a pod whose one container has a claim of a template.
@@ -100,7 +142,21 @@ func podSpec(claim corev1.PodResourceClaim) corev1.PodSpec {
 // Example applies a file of deployments/examples as its reader would.
 func (e *Env) Example(file string) {
 	e.t.Helper()
-	e.command(nil, "kubectl", "apply", "--namespace", e.Namespace, "--filename", filepath.Join("deployments/examples", file))
+	e.Apply(filepath.Join("deployments/examples", file))
+}
+
+// Apply applies a file as its reader would. What is in no namespace has to be deleted by the test.
+func (e *Env) Apply(file string) {
+	e.t.Helper()
+	e.command(nil, "kubectl", "apply", "--namespace", e.Namespace, "--filename", file)
+}
+
+// Kubectl runs kubectl with that standard input, and returns all that it says, and whether it failed.
+func (e *Env) Kubectl(input string, args ...string) (string, error) {
+	cmd := exec.CommandContext(context.Background(), "kubectl", args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // Running waits until the pods run, and returns them.
@@ -175,13 +231,13 @@ func (e *Env) Delete(pods ...*corev1.Pod) {
 	for _, pod := range pods {
 		e.Eventually("pod "+pod.Name+" to be gone", func(ctx context.Context) error {
 			_, err := e.Client.CoreV1().Pods(e.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
-			return gone("it", err)
+			return Gone("it", err)
 		})
 	}
 	for _, c := range claims {
 		e.Eventually("claim "+c.Name+" to be gone", func(ctx context.Context) error {
 			_, err := e.Client.ResourceV1().ResourceClaims(e.Namespace).Get(ctx, c.Name, metav1.GetOptions{})
-			return gone("it", err)
+			return Gone("it", err)
 		})
 		e.Eventually("claim "+c.Name+" to be released", func(context.Context) error { return e.Released(c.UID) })
 	}
