@@ -20,6 +20,9 @@ that is asked to stop does the same, so this is for nodes on which it was killed
   kerf cleanup --nvml=sim:8xH100-SXM5-80GB,state=/run/kerf-sim`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd.Flags()); err != nil {
+				return err
+			}
 			here, err := f.open(cmd.Context(), "", plugin.NewMetrics(prometheus.NewRegistry(), version))
 			if err != nil {
 				return err

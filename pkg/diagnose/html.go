@@ -1,0 +1,82 @@
+package diagnose
+
+import (
+	_ "embed"
+	"html/template"
+	"io"
+	"strings"
+)
+
+//go:embed report.html.tmpl
+var pageText string
+
+// The picture of a board, in the units of its SVG.
+const (
+	svgWidth  = 1120
+	svgRow    = 52
+	svgGap    = 8
+	svgMargin = 2
+	// svgLetter is the width of a letter of the picture's font of 12 px: monospaced ones have 0.6 of their size.
+	svgLetter = 7.3
+)
+
+// box is a span of the picture.
+type box struct {
+	Span
+	X, Y, Width, Height int
+	What, Who           string
+}
+
+// Boxes lays the rows of a board out.
+func (g GPU) Boxes() []box {
+	var all []box
+	for n, row := range g.Rows {
+		for _, s := range row {
+			left, right := g.x(s.Start), g.x(s.Start+s.Size)
+			b := box{Span: s, X: left + svgMargin, Y: n * (svgRow + svgGap), Width: right - left - 2*svgMargin, Height: svgRow}
+			letters := int(float64(b.Width-12) / svgLetter)
+			b.What, b.Who = cut(s.what(), letters), cut(s.who(), letters)
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+func (g GPU) x(slice int) int { return svgWidth * slice / g.Slices }
+
+// Height is that of the picture.
+func (g GPU) Height() int { return len(g.Rows)*(svgRow+svgGap) - svgGap }
+
+// Legend tells all of a span, in a tooltip and for those who do not see the picture.
+func (b box) Legend() string {
+	if b.Use == Free {
+		return "free"
+	}
+	return b.legend(2)
+}
+
+// cut cuts a text to a number of letters.
+func cut(s string, letters int) string {
+	return strings.TrimRight(fit(s, letters, false), " ")
+}
+
+// page is the template's view of a report.
+type page struct{ *Report }
+
+// Heading, Verdict and Lines are as in the terminal.
+func (p page) Heading() string { return p.heading() }
+
+// Verdict sums the checks up.
+func (p page) Verdict() string { return p.verdict() }
+
+// WriteHTML writes the report as one page that refers to nothing outside itself.
+func (r *Report) WriteHTML(w io.Writer) error {
+	t, err := template.New("page").Funcs(template.FuncMap{
+		"line": GPU.gpuLine, "width": func() int { return svgWidth }, "join": strings.Join, "shown": Claim.shown, "middle": func(b box) int { return b.X + b.Width/2 },
+		"add": func(a, b int) int { return a + b },
+	}).Parse(pageText)
+	if err != nil {
+		return err
+	}
+	return t.Execute(w, page{r})
+}
