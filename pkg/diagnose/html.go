@@ -49,8 +49,8 @@ func (g GPU) Height() int { return len(g.Rows)*(svgRow+svgGap) - svgGap }
 
 // Legend tells all of a span, in a tooltip and for those who do not see the picture.
 func (b box) Legend() string {
-	if b.Use == Free {
-		return "free"
+	if b.empty() {
+		return string(b.Use)
 	}
 	return b.legend(2)
 }

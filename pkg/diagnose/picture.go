@@ -13,40 +13,41 @@ import (
 func (f *facts) picture() []GPU {
 	all := []GPU{}
 	for _, g := range f.node.GPUs {
-		p := f.draw(g)
+		why := ""
 		if err := f.readError(g.UUID); err != nil {
-			p.Unread = err.Error()
+			why = err.Error()
 		}
-		all = append(all, p)
+		all = append(all, f.draw(g, why))
 	}
 	unknown := slices.DeleteFunc(slices.Clone(f.unread), func(e gpu.ReadError) bool {
 		_, seen := f.board(e.UUID)
 		return seen
 	})
 	for _, g := range f.absent {
-		p := f.draw(g)
-		p.Unread = "the driver does not list it"
+		why := "the driver does not list it"
 		if f.noHardware != nil {
-			p.Unread = "the driver was not asked"
+			why = "the driver was not asked"
 		}
 		if i := slices.IndexFunc(unknown, func(e gpu.ReadError) bool { return e.Index == g.Index }); i >= 0 {
-			p.Unread = unknown[i].Err.Error()
+			why = unknown[i].Err.Error()
 			unknown = slices.Delete(unknown, i, i+1)
 		}
-		all = append(all, p)
+		all = append(all, f.draw(g, why))
 	}
 	for _, e := range unknown {
-		all = append(all, GPU{Name: fmt.Sprintf("index %d", e.Index), UUID: e.UUID, Index: e.Index, Unread: e.Err.Error(), Slices: 1, Rows: [][]Span{{{Size: 1, Use: Free}}}})
+		all = append(all, GPU{Name: fmt.Sprintf("index %d", e.Index), UUID: e.UUID, Index: e.Index, Unread: e.Err.Error(), Slices: 1, Rows: [][]Span{{{Size: 1, Use: Unknown}}}})
 	}
+	slices.SortStableFunc(all, func(a, b GPU) int { return cmp.Or(cmp.Compare(a.PCIBusID, b.PCIBusID), cmp.Compare(a.Index, b.Index)) })
 	return all
 }
 
-func (f *facts) draw(g gpu.GPU) GPU {
+// draw draws a board; unread is why it could not be read, empty where it could.
+func (f *facts) draw(g gpu.GPU, unread string) GPU {
 	v := f.vitals[g.UUID]
 	p := GPU{
 		Name: f.about(g.UUID), UUID: g.UUID, Index: g.Index, PCIBusID: g.PCIBusID, ProductName: g.ProductName,
 		MIG:     MIG{Capable: g.MIG.Capable, Current: g.MIG.Current, Pending: g.MIG.Pending},
-		Celsius: v.Celsius, UsedBytes: v.UsedBytes, MemoryBytes: g.MemoryBytes, Slices: slicesOf(g),
+		Celsius: v.Celsius, UsedBytes: v.UsedBytes, MemoryBytes: g.MemoryBytes, Slices: slicesOf(g), Unread: unread,
 	}
 	for _, c := range f.conditions {
 		if c.Device.GPU != g.UUID {
@@ -70,7 +71,11 @@ func (f *facts) draw(g gpu.GPU) GPU {
 			}
 		}
 	}
-	p.Rows = rows(spans, p.Slices)
+	nothing := Free
+	if unread != "" {
+		nothing = Unknown
+	}
+	p.Rows = rows(spans, p.Slices, nothing)
 	return p
 }
 
@@ -145,9 +150,8 @@ func (f *facts) claimSpans(c Claim, g gpu.GPU) []Span {
 	return spans
 }
 
-// rows lays spans out so that none overlap in a row, and fills each row up with
-// what is free.
-func rows(spans []Span, width int) [][]Span {
+// rows lays spans out so that none overlap in a row, and fills each row up with nothing.
+func rows(spans []Span, width int, nothing Use) [][]Span {
 	slices.SortStableFunc(spans, func(a, b Span) int { return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Device, b.Device)) })
 	var laid [][]Span
 	for _, s := range spans {
@@ -164,17 +168,17 @@ func rows(spans []Span, width int) [][]Span {
 		laid = [][]Span{nil}
 	}
 	for i, row := range laid {
-		laid[i] = filled(row, width)
+		laid[i] = filled(row, width, nothing)
 	}
 	return laid
 }
 
-func filled(row []Span, width int) []Span {
+func filled(row []Span, width int, nothing Use) []Span {
 	var all []Span
 	at := 0
 	for _, s := range append(row, Span{Start: width}) {
 		if s.Start > at {
-			all = append(all, Span{Start: at, Size: s.Start - at, Use: Free})
+			all = append(all, Span{Start: at, Size: s.Start - at, Use: nothing})
 		}
 		if s.Size > 0 {
 			all = append(all, s)

@@ -115,6 +115,8 @@ type Use string
 const (
 	// Free: nothing is there.
 	Free Use = "free"
+	// Unknown: the board could not be read, and no record says that anything is there.
+	Unknown Use = "unknown"
 	// Claimed: a claim has it.
 	Claimed Use = "claim"
 	// Allocated: a claim in the API is allocated it, and it is not prepared on the node.
@@ -145,6 +147,9 @@ type Span struct {
 	MIG         string `json:"migUUID,omitempty"`
 }
 
+// empty reports whether nothing is known to be there.
+func (s Span) empty() bool { return s.Use == Free || s.Use == Unknown }
+
 // what names the span's device for people.
 func (s Span) what() string {
 	switch s.Type {
@@ -160,7 +165,7 @@ func (s Span) what() string {
 // who names the span's holder for people.
 func (s Span) who() string {
 	switch {
-	case s.Use == Free:
+	case s.empty():
 		return ""
 	case s.Use == Releasing && s.Claim != "":
 		return s.Claim + " (releasing)"

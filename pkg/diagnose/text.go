@@ -156,7 +156,7 @@ func (t *text) paint(color, s string) string {
 }
 
 var (
-	useColors    = map[Use]string{Free: faint, Claimed: green, Allocated: green, Idle: cyan, Foreign: yellow, Releasing: magenta}
+	useColors    = map[Use]string{Free: faint, Unknown: red, Claimed: green, Allocated: green, Idle: cyan, Foreign: yellow, Releasing: magenta}
 	statusColors = map[Status]string{OK: green, Warn: yellow, Fail: red}
 )
 
@@ -177,7 +177,7 @@ func (t *text) gpu(g GPU) {
 	}
 	for _, row := range g.Rows {
 		for _, s := range row {
-			if s.Use != Free {
+			if !s.empty() {
 				t.line("  %s", t.paint(useColors[s.Use], s.legend(g.Slices)))
 			}
 		}
@@ -230,8 +230,12 @@ func (t *text) row(row []Span, width int) {
 		top += strings.Repeat(b.across, n) + joint
 		low += strings.Repeat(b.across, n) + end
 		first, second := s.what(), s.who()
-		if s.Use == Free {
-			cell := strings.Repeat(" ", scale/2) + b.dot + strings.Repeat(" ", scale-scale/2-1)
+		if s.empty() {
+			dot := b.dot
+			if s.Use == Unknown {
+				dot = "?"
+			}
+			cell := strings.Repeat(" ", scale/2) + dot + strings.Repeat(" ", scale-scale/2-1)
 			first = strings.TrimSuffix(strings.Repeat(cell, s.Size), " ")
 		}
 		what += t.paint(useColors[s.Use], fit(first, n, t.ASCII)) + b.down

@@ -45,6 +45,8 @@ const (
 	gpusDir         = "proc/driver/nvidia/gpus"
 	capabilitiesDir = "proc/driver/nvidia/capabilities"
 	devDir          = "dev"
+	// podCgroup is the cgroup of a client in a pod, in the form that the kubelet and containerd give it under systemd.
+	podCgroup = "0::/kubepods.slice/kubepods-pod6a1e2c34_5b6d_4f70_8192_a3b4c5d6e7f8.slice/cri-containerd-1f0c3a5e7b9d1f0c3a5e7b9d1f0c3a5e7b9d1f0c3a5e7b9d1f0c3a5e7b9d1f0c.scope\n"
 	// controlMinor is that of /dev/nvidiactl, among the boards' minors.
 	controlMinor = 255
 )
@@ -85,7 +87,7 @@ func (t *tree) changing(s *state) (content, error) {
 			file(client.Command+"\n", "proc/%d/comm", client.PID)
 			cgroup := "0::/system.slice/client.service\n"
 			if client.InPod {
-				cgroup = "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-1.scope\n"
+				cgroup = podCgroup
 			}
 			file(cgroup, "proc/%d/cgroup", client.PID)
 			// Whoever talks to a board has its device node open, also who runs nothing on it.
