@@ -30,7 +30,10 @@ require (
 	tags.cncf.io/container-device-interface/specs-go v1.1.1
 )
 
-require github.com/pelletier/go-toml v1.9.5
+require (
+	github.com/pelletier/go-toml v1.9.5
+	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad
+)
 
 require (
 	cel.dev/expr v0.25.3 // indirect
@@ -101,7 +104,6 @@ require (
 	k8s.io/apiserver v0.37.2 // indirect
 	k8s.io/component-base v0.37.2 // indirect
 	k8s.io/component-helpers v0.37.2 // indirect
-	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
 	k8s.io/utils v0.0.0-20261023123148-ca04ba58ecab // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect

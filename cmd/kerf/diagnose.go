@@ -95,26 +95,31 @@ func runDiagnose(ctx context.Context, f diagnoseFlags, out io.Writer) error {
 	if err := errors.Join(write(report), closeLibrary()); err != nil {
 		return blind(err)
 	}
-	switch {
-	case !report.Looked():
-		return &exitError{code: exitBlind}
-	case report.Status == diagnose.Fail:
-		return &exitError{code: exitFailures}
-	case report.Status == diagnose.Warn && f.strict:
-		return &exitError{code: exitWarnings}
+	if code := exitCode(report, f.strict); code != 0 {
+		return &exitError{code: code}
 	}
 	return nil
+}
+
+func exitCode(r *diagnose.Report, strict bool) int {
+	switch {
+	case !r.Looked():
+		return exitBlind
+	case r.Status == diagnose.Fail:
+		return exitFailures
+	case r.Status == diagnose.Warn && strict:
+		return exitWarnings
+	default:
+		return 0
+	}
 }
 
 // writer is how the report is to be written.
 func writer(f diagnoseFlags, out io.Writer) (func(*diagnose.Report) error, error) {
 	switch f.output {
 	case "text":
-		file, ok := out.(*os.File)
-		// See no-color.org.
-		color := ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""
 		return func(r *diagnose.Report) error {
-			return r.WriteText(out, diagnose.TextOptions{Color: color, ASCII: f.ascii})
+			return r.WriteText(out, diagnose.TextOptions{Color: colored(out), ASCII: f.ascii})
 		}, nil
 	case "json":
 		return func(r *diagnose.Report) error { return r.WriteJSON(out) }, nil
@@ -125,6 +130,13 @@ func writer(f diagnoseFlags, out io.Writer) (func(*diagnose.Report) error, error
 	default:
 		return nil, fmt.Errorf("--output=%s: expected text, json, yaml or html", f.output)
 	}
+}
+
+// colored reports whether what is written there may have colours: on a terminal
+// whose user has not said otherwise (no-color.org).
+func colored(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""
 }
 
 func (f diagnoseFlags) sources() (diagnose.Sources, func() error, error) {

@@ -27,16 +27,30 @@ type box struct {
 	What, Who           string
 }
 
-// Boxes lays the rows of a board out.
+// Boxes lays the rows of a board out. Where nothing is, each slice has a box.
 func (g GPU) Boxes() []box {
 	var all []box
 	for n, row := range g.Rows {
-		for _, s := range row {
+		for _, s := range bySlice(row) {
 			left, right := g.x(s.Start), g.x(s.Start+s.Size)
 			b := box{Span: s, X: left + svgMargin, Y: n * (svgRow + svgGap), Width: right - left - 2*svgMargin, Height: svgRow}
 			letters := int(float64(b.Width-12) / svgLetter)
 			b.What, b.Who = cut(s.what(), letters), cut(s.who(), letters)
 			all = append(all, b)
+		}
+	}
+	return all
+}
+
+func bySlice(row []Span) []Span {
+	var all []Span
+	for _, s := range row {
+		if !s.empty() {
+			all = append(all, s)
+			continue
+		}
+		for slice := range s.Size {
+			all = append(all, Span{Start: s.Start + slice, Size: 1, Use: s.Use})
 		}
 	}
 	return all

@@ -38,13 +38,24 @@ func (f *facts) selfCheck() *SelfCheck {
 		c := BoardCheck{GPU: f.about(g.UUID), ProductName: g.ProductName, Differences: []string{}}
 		i := slices.IndexFunc(boards, func(b gpu.Board) bool { return b.ProductName == g.ProductName })
 		if i < 0 {
-			c.Differences = append(c.Differences, fmt.Sprintf("the model %q is not known; its profiles are %s", g.ProductName, list(g.Profiles, func(p gpu.Profile) string { return p.Name })))
+			c.Differences = append(c.Differences, fmt.Sprintf("the model %q is not known: %s", g.ProductName, profilesOf(g)))
 		} else {
 			c.Model, c.Differences = boards[i].Name, append(c.Differences, boardDifferences(g, boards[i])...)
 		}
 		s.Boards = append(s.Boards, c)
 	}
 	return s
+}
+
+func profilesOf(g gpu.GPU) string {
+	if len(g.Profiles) == 0 {
+		return "it has no MIG"
+	}
+	var all []string
+	for _, p := range g.Profiles {
+		all = append(all, fmt.Sprintf("%s (id %d, placements %v)", p.Name, p.ID, p.Placements))
+	}
+	return "its profiles are " + strings.Join(all, ", ")
 }
 
 // differences collects what is not as known.

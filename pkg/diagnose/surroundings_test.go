@@ -1,9 +1,13 @@
 package diagnose_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +18,7 @@ import (
 
 	"github.com/kerf-project/kerf/pkg/diagnose"
 	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/journal"
 	"github.com/kerf-project/kerf/pkg/nvml"
 )
 
@@ -125,6 +130,48 @@ func TestWithoutTheDriver(t *testing.T) {
 		require.Equal(t, "the driver was not asked", g.Unread)
 	}
 	require.Equal(t, "research/train", report.GPUs[0].Rows[0][len(report.GPUs[0].Rows[0])-1].Claim)
+}
+
+// The plugin's own word counts too: that the kubelet has registered it cannot be seen otherwise.
+func TestReadiness(t *testing.T) {
+	w := newWorld(t, usual).inhabit()
+	status, text := http.StatusServiceUnavailable, "the kubelet has not registered the plugin yet"
+	server := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) { http.Error(out, text, status) }))
+	w.sources.Readyz = server.URL
+	requireFaults(t, w.diagnose(), []fault{{"kubelet", diagnose.Fail, "the plugin is not ready: the kubelet has not registered the plugin yet", "start the plugin"}})
+	status, text = http.StatusOK, "ok"
+	requireFaults(t, w.diagnose(), nil)
+	server.Close()
+	requireFaults(t, w.diagnose(), []fault{{"kubelet", diagnose.Fail, "connection refused", "start the plugin"}})
+}
+
+// Another process of the node can hold every lock of the journal meanwhile.
+func TestBesideAWorkingPlugin(t *testing.T) {
+	w := newWorld(t, usual).inhabit()
+	_, stop := start(t, "lock", w.path("run"), uid("train"), w.boards[0].UUID, w.boards[1].UUID)
+	defer stop()
+	_, err := w.records.TryLockClaim(uid("train"))
+	require.ErrorIs(t, err, journal.ErrLocked, "else this test shows nothing")
+	requireFaults(t, w.diagnose(), nil)
+}
+
+// Colours change nothing but colours.
+func TestColors(t *testing.T) {
+	report := newWorld(t, usual).inhabit().diagnose()
+	var plain, colored bytes.Buffer
+	require.NoError(t, report.WriteText(&plain, diagnose.TextOptions{}))
+	require.NoError(t, report.WriteText(&colored, diagnose.TextOptions{Color: true}))
+	require.Contains(t, colored.String(), "\x1b[32mok")
+	stripped := regexp.MustCompile("\x1b\\[[0-9]+m").ReplaceAllString(colored.String(), "")
+	trailing := regexp.MustCompile(` +\n`)
+	require.Equal(t, plain.String(), trailing.ReplaceAllString(stripped, "\n"))
+}
+
+// Where a terminal has nothing but ASCII, it is shown nothing else.
+func TestASCII(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, newWorld(t, usual).inhabit().diagnose().WriteText(&out, diagnose.TextOptions{ASCII: true}))
+	require.NotRegexp(t, `[^\x00-\x7f]`, out.String())
 }
 
 // deaf is hardware that can't be opened.
