@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -136,6 +138,24 @@ func TestFlagsFromTheEnvironment(t *testing.T) {
 	}
 	t.Setenv("KERF_STRICT", "perhaps")
 	require.ErrorContains(t, fromEnvironment(newDiagnoseCommand().Flags()), "KERF_STRICT")
+}
+
+// Every variable that the chart sets in the plugin's pod is a flag of the plugin, and of who looks after it.
+func TestVariablesOfTheChart(t *testing.T) {
+	files, err := filepath.Glob("../../test/chart/testdata/*.yaml")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		set := regexp.MustCompile(`KERF_[A-Z_]+`).FindAllString(string(text), -1)
+		require.Contains(t, set, "KERF_RUN_DIR", file)
+		for _, name := range set {
+			flag := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, "KERF_"), "_", "-"))
+			require.NotNil(t, newPluginCommand().Flag(flag), name)
+			require.NotNil(t, newDiagnoseCommand().Flag(flag), name)
+		}
+	}
 }
 
 func TestExitError(t *testing.T) {
