@@ -27,8 +27,8 @@ type box struct {
 	What, Who           string
 }
 
-// Boxes lays the rows of a board out. Where nothing is, each slice has a box.
-func (g GPU) Boxes() []box {
+// boxes lays the rows of a board out. Where nothing is, each slice has a box.
+func (g GPU) boxes() []box {
 	var all []box
 	for n, row := range g.Rows {
 		for _, s := range bySlice(row) {
@@ -58,11 +58,11 @@ func bySlice(row []Span) []Span {
 
 func (g GPU) x(slice int) int { return svgWidth * slice / g.Slices }
 
-// Height is that of the picture.
-func (g GPU) Height() int { return len(g.Rows)*(svgRow+svgGap) - svgGap }
+// height is that of the picture.
+func (g GPU) height() int { return len(g.Rows)*(svgRow+svgGap) - svgGap }
 
-// Legend tells all of a span, in a tooltip and for those who do not see the picture.
-func (b box) Legend() string {
+// title tells all of a span, in a tooltip and for those who do not see the picture.
+func (b box) title() string {
 	if b.empty() {
 		return string(b.Use)
 	}
@@ -74,23 +74,15 @@ func cut(s string, letters int) string {
 	return strings.TrimRight(fit(s, letters, false), " ")
 }
 
-// page is the template's view of a report.
-type page struct{ *Report }
-
-// Heading, Verdict and Lines are as in the terminal.
-func (p page) Heading() string { return p.heading() }
-
-// Verdict sums the checks up.
-func (p page) Verdict() string { return p.verdict() }
-
 // WriteHTML writes the report as one page that refers to nothing outside itself.
 func (r *Report) WriteHTML(w io.Writer) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"line": GPU.gpuLine, "width": func() int { return svgWidth }, "join": strings.Join, "shown": Claim.shown, "middle": func(b box) int { return b.X + b.Width/2 },
-		"add": func(a, b int) int { return a + b },
+		"heading": r.heading, "verdict": r.verdict, "join": strings.Join, "shown": Claim.shown,
+		"line": GPU.gpuLine, "boxes": GPU.boxes, "width": func() int { return svgWidth }, "height": GPU.height,
+		"title": box.title, "middle": func(b box) int { return b.X + b.Width/2 }, "below": func(b box, by int) int { return b.Y + by },
 	}).Parse(pageText)
 	if err != nil {
 		return err
 	}
-	return t.Execute(w, page{r})
+	return t.Execute(w, r)
 }
