@@ -66,27 +66,32 @@ func claimsIn(cdiRoot string) ([]string, error) {
 	return uids, nil
 }
 
+// Host is what a host says of the device nodes of its driver, for who only looks. It is read once.
+type Host struct{ files hostFiles }
+
+// NewHost makes the host that is seen below a root.
+func NewHost(root string) *Host { return &Host{hostFiles{root: root}} }
+
 // Nodes are the device nodes that a device's containers need, from what the host
-// below hostRoot says now: the board's, and for a MIG instance its two capabilities.
-func Nodes(hostRoot string, d Device) ([]*specs.DeviceNode, error) {
-	host := &hostFiles{root: hostRoot}
+// says now: the board's, and for a MIG instance its two capabilities.
+func (h *Host) Nodes(d Device) ([]*specs.DeviceNode, error) {
 	if d.Instance != nil {
-		return host.instanceNodes(d)
+		return h.files.instanceNodes(d)
 	}
-	node, err := host.gpuNode(d.GPU.Minor)
+	node, err := h.files.gpuNode(d.GPU.Minor)
 	return []*specs.DeviceNode{node}, err
 }
 
-// CheckHost returns what the host below hostRoot lacks for any device at all: the driver's control nodes.
-func CheckHost(hostRoot string) error {
-	_, err := (&hostFiles{root: hostRoot}).control()
+// Check returns what the host lacks for any device at all: the driver's control nodes.
+func (h *Host) Check() error {
+	_, err := h.files.control()
 	return err
 }
 
-// MIGMinors is the driver's table of capabilities on the host below hostRoot:
-// the minors of /dev/nvidia-caps/nvidia-cap<minor> by names such as "gpu0/gi7/ci0/access".
-func MIGMinors(hostRoot string) (map[string]int64, error) {
-	f, err := os.Open(filepath.Join(hostRoot, migMinorsFile))
+// MIGMinors is the driver's table of capabilities: the minors of
+// /dev/nvidia-caps/nvidia-cap<minor> by names such as "gpu0/gi7/ci0/access".
+func (h *Host) MIGMinors() (map[string]int64, error) {
+	f, err := os.Open(filepath.Join(h.files.root, migMinorsFile))
 	if err != nil {
 		return nil, err
 	}

@@ -35,14 +35,14 @@ func TestRead(t *testing.T) {
 		}
 		require.NoError(t, f.Err)
 		require.Equal(t, "note", f.Note)
-		want, err := Nodes(sim.HostRoot(), d)
+		want, err := NewHost(sim.HostRoot()).Nodes(d)
 		require.NoError(t, err)
 		require.Len(t, want, 3)
 		require.Equal(t, want, f.Nodes[d.Name])
 	}
-	minors, err := MIGMinors(sim.HostRoot())
+	minors, err := NewHost(sim.HostRoot()).MIGMinors()
 	require.NoError(t, err)
 	require.EqualValues(t, gpu.CapabilityMinor(0, 1, 2), minors["gpu0/gi1/ci2/access"])
-	require.NoError(t, CheckHost(sim.HostRoot()))
-	require.Error(t, CheckHost(t.TempDir()))
+	require.NoError(t, NewHost(sim.HostRoot()).Check())
+	require.Error(t, NewHost(t.TempDir()).Check())
 }

@@ -27,7 +27,7 @@ func checkDriver(f *facts) (string, []Finding) {
 		return "", []Finding{fail("", "reload the driver (rmmod and modprobe nvidia, with nothing on the GPUs) or reboot the node, so that both are of one version",
 			"the kernel driver is %s and the NVML library %s: one was updated without the other", driver, library)}
 	}
-	if err := cdispec.CheckHost(f.HostRoot); err != nil {
+	if err := f.host.Check(); err != nil {
 		return "", []Finding{fail("", "load what is missing: modprobe nvidia nvidia-uvm", "no container can be given a GPU: %v", err)}
 	}
 	return fmt.Sprintf("driver %s, NVML %s, CUDA %s", driver, library, f.node.CUDADriverVersion), nil
@@ -140,7 +140,7 @@ func checkCapabilities(f *facts) (string, []Finding) {
 
 func (f *facts) capabilitiesOf(g gpu.GPU, i gpu.Instance) (Finding, bool) {
 	about := f.names.Device(i.Device())
-	nodes, err := cdispec.Nodes(f.HostRoot, cdispec.Device{GPU: g, Device: i.Device(), Instance: &i})
+	nodes, err := f.host.Nodes(cdispec.Device{GPU: g, Device: i.Device(), Instance: &i})
 	if err != nil {
 		return fail(about, "load the driver's capability support (modprobe nvidia, nvidia-modprobe) and look at /proc/driver/nvidia-caps", "no container can be given it: %v", err), true
 	}

@@ -201,7 +201,7 @@ func (f *facts) specFault(s cdispec.File, d journal.ClaimDevice) (string, bool) 
 	if !ok {
 		return "device " + d.Name + " is not in it", true
 	}
-	want, err := cdispec.Nodes(f.HostRoot, cdispec.Device{Name: d.Name, Request: d.Request, GPU: g, Device: d.Device, Instance: d.Instance})
+	want, err := f.host.Nodes(cdispec.Device{Name: d.Name, Request: d.Request, GPU: g, Device: d.Device, Instance: d.Instance})
 	if err != nil {
 		return "", false // checkCapabilities reports it.
 	}

@@ -27,6 +27,8 @@ const (
 type facts struct {
 	Sources
 	at time.Time
+	// host is what the host says of the driver's device nodes.
+	host *cdispec.Host
 	// noHardware is why no board was seen.
 	noHardware error
 	node       gpu.Node
@@ -57,7 +59,7 @@ type facts struct {
 }
 
 func look(ctx context.Context, s Sources) *facts {
-	f := &facts{Sources: s, at: s.Now().UTC().Truncate(time.Second)}
+	f := &facts{Sources: s, at: s.Now().UTC().Truncate(time.Second), host: cdispec.NewHost(s.HostRoot)}
 	f.readState()
 	// One after the other: the boards are held for as short as possible, and nothing else waits for anybody but the API server.
 	f.lookAtHardware(ctx)

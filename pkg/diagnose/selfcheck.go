@@ -32,7 +32,7 @@ type BoardCheck struct {
 }
 
 func (f *facts) selfCheck() *SelfCheck {
-	s := &SelfCheck{Inferred: f.Inferred, Minors: minorDifferences(f.HostRoot)}
+	s := &SelfCheck{Inferred: f.Inferred, Minors: minorDifferences(f.host)}
 	boards := gpu.Boards()
 	for _, g := range f.node.GPUs {
 		c := BoardCheck{GPU: f.about(g.UUID), ProductName: g.ProductName, Differences: []string{}}
@@ -110,8 +110,8 @@ func profileDifferences(d *differences, got, want gpu.Profile) {
 var capabilityName = regexp.MustCompile(`^gpu(\d+)/gi(\d+)(?:/ci(\d+))?/access$`)
 
 // minorDifferences compares the driver's whole table, which has more boards than the node.
-func minorDifferences(hostRoot string) []string {
-	table, err := cdispec.MIGMinors(hostRoot)
+func minorDifferences(host *cdispec.Host) []string {
+	table, err := host.MIGMinors()
 	if err != nil {
 		return []string{fmt.Sprintf("the driver's table of capability minors: %v", err)}
 	}
