@@ -33,10 +33,13 @@ MODULES := $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod)))
 help: ## Print this help
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-packages: ## Install what building, demo and e2e need on Debian and Ubuntu, besides Go; needs root
+packages: ## Install what building, tests, demo and e2e need on Debian and Ubuntu, besides Go; needs root
 	apt-get update -q
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 		gcc libc6-dev git pkg-config libseccomp-dev busybox-static containernetworking-plugins iptables mount
+	@# For the test that opens the page of kerf diagnose, which is skipped without. Ubuntu has it as a snap only.
+	@command -v chromium google-chrome >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium \
+		|| echo "no chromium in the package index: the page of kerf diagnose will not be opened in a test"
 
 build: ## Build bin/kerf, and what goes into its image beside it
 	$(BUILD_CGO) -o bin/kerf ./cmd/kerf

@@ -17,10 +17,13 @@ func newCleanupCommand() *cobra.Command {
 
 The instances of claims that are in use stay, and so do those that kerf did not make. The plugin may run meanwhile. A plugin
 that is asked to stop does the same, so this is for nodes on which it was killed and is not to come back.`,
-		Example: `  kubectl exec --namespace kerf-system POD -- kerf cleanup --host-root=/host --driver-root=/driver
+		Example: `  kubectl exec --namespace kerf-system POD -- kerf cleanup
   kerf cleanup --nvml=sim:8xH100-SXM5-80GB,state=/run/kerf-sim`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd.Flags()); err != nil {
+				return err
+			}
 			here, err := f.open(cmd.Context(), "", plugin.NewMetrics(prometheus.NewRegistry(), version))
 			if err != nil {
 				return err

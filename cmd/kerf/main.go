@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -19,11 +20,35 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()
+	if err == nil {
+		return
+	}
+	code := 1
+	var exit *exitError
+	if errors.As(err, &exit) {
+		code, err = exit.code, exit.err
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kerf:", err)
-		os.Exit(1)
 	}
+	os.Exit(code)
 }
+
+// exitError ends the program with a code of its own. Without an error, all that
+// is to be said has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -33,6 +58,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newPluginCommand(), newCleanupCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newDiagnoseCommand(), newCleanupCommand(), newSimCommand())
 	return root
 }

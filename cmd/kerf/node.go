@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -24,8 +25,8 @@ import (
 // nodeFlags say where a node's GPUs, records and CDI specs are.
 type nodeFlags struct {
 	nvml, config, runDir, hostRoot, driverRoot, hostDriverRoot, cdiRoot string
-	// library is the NVML library that was chosen, for the driver's own programs; empty where they need none.
-	library string
+	// libraryPath is the NVML library that was chosen, for the driver's own programs; empty where they need none.
+	libraryPath string
 }
 
 func (f *nodeFlags) addTo(s *pflag.FlagSet) {
@@ -36,6 +37,22 @@ func (f *nodeFlags) addTo(s *pflag.FlagSet) {
 	s.StringVar(&f.driverRoot, "driver-root", "/", "where the NVIDIA driver's files are seen")
 	s.StringVar(&f.hostDriverRoot, "host-driver-root", "", "the same directory as the host names it; empty: as --driver-root")
 	s.StringVar(&f.cdiRoot, "cdi-root", kubeletplugin.DefaultCDIDir, "directory of the CDI specs")
+}
+
+// fromEnvironment gives the flags that were not given the values of variables:
+// of --host-root that of KERF_HOST_ROOT. So what runs in the plugin's pod finds
+// the node where the plugin does.
+func fromEnvironment(flags *pflag.FlagSet) error {
+	var errs []error
+	flags.VisitAll(func(flag *pflag.Flag) {
+		name := "KERF_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+		if value, ok := os.LookupEnv(name); ok && !flag.Changed {
+			if err := flag.Value.Set(value); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
+		}
+	})
+	return errors.Join(errs...)
 }
 
 // localNode is what works on the node itself.
@@ -55,11 +72,11 @@ func (f nodeFlags) open(ctx context.Context, hook string, metrics *plugin.Metric
 	if err != nil {
 		return nil, err
 	}
-	lib, extraMounts, err := openLibrary(&f)
+	lib, extraMounts, err := f.library(func(spec nvmlsim.Spec) (*nvmlsim.Node, error) { return nvmlsim.Open(spec) })
 	if err != nil {
 		return nil, err
 	}
-	here := &localNode{config: config, hostRoot: f.hostRoot, driverRoot: f.driverRoot, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.library), nvml.WithObserver(metrics.Call))}
+	here := &localNode{config: config, hostRoot: f.hostRoot, driverRoot: f.driverRoot, adapter: nvml.New(lib, nvml.WithHostRoot(f.hostRoot), nvml.WithDriver(f.driverRoot, f.libraryPath), nvml.WithObserver(metrics.Call))}
 	if here.records, err = journal.Open(f.runDir); err != nil {
 		return nil, err
 	}
@@ -101,8 +118,8 @@ func readConfig(path string) (*configv1alpha1.NodeConfiguration, error) {
 	return config, nil
 }
 
-// openLibrary returns the real NVML or a simulated one, which brings a host of its own.
-func openLibrary(f *nodeFlags) (gonvml.Interface, []specs.Mount, error) {
+// library returns the real NVML or a simulated one, which brings a host of its own.
+func (f *nodeFlags) library(simulate func(nvmlsim.Spec) (*nvmlsim.Node, error)) (gonvml.Interface, []specs.Mount, error) {
 	kind, argument, _ := strings.Cut(f.nvml, ":")
 	switch kind {
 	case "real":
@@ -112,14 +129,14 @@ func openLibrary(f *nodeFlags) (gonvml.Interface, []specs.Mount, error) {
 		if argument == "" {
 			argument = nvml.LibraryPath(f.driverRoot)
 		}
-		f.library = argument
+		f.libraryPath = argument
 		return gonvml.New(gonvml.WithLibraryPath(argument)), nil, nil
 	case "sim":
 		spec, err := nvmlsim.Parse(argument)
 		if err != nil {
 			return nil, nil, err
 		}
-		simulated, err := nvmlsim.Open(spec)
+		simulated, err := simulate(spec)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -54,7 +54,12 @@ func newPluginCommand() *cobra.Command {
 		Example: `  kerf plugin --node-name=$NODE_NAME
   kerf plugin --node-name=$NODE_NAME --nvml=sim:8xH100-SXM5-80GB,state=/run/kerf-sim`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runPlugin(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd.Flags()); err != nil {
+				return err
+			}
+			return runPlugin(cmd.Context(), f)
+		},
 	}
 	s := cmd.Flags()
 	f.addTo(s)

@@ -50,7 +50,7 @@ func (w *Writer) device(ctx context.Context, d Device) (specs.ContainerEdits, er
 	var edits specs.ContainerEdits
 	var err error
 	if d.Device.Type == gpu.TypeMIG {
-		edits.DeviceNodes, err = w.instanceNodes(d)
+		edits.DeviceNodes, err = w.host.instanceNodes(d)
 	} else {
 		edits, err = w.whole(ctx, d.GPU)
 	}
@@ -90,7 +90,7 @@ func (w *Writer) whole(ctx context.Context, g gpu.GPU) (specs.ContainerEdits, er
 // They are not left to nvcdi: it drops the capabilities silently where their
 // nodes are not there yet, and a board's edits bear a hook (for memory limits)
 // that would act on all of the board.
-func (w *Writer) instanceNodes(d Device) ([]*specs.DeviceNode, error) {
+func (h *hostFiles) instanceNodes(d Device) ([]*specs.DeviceNode, error) {
 	i := d.Instance
 	if i == nil {
 		return nil, fmt.Errorf("%s: no instance was verified for it", d.Device)
@@ -101,7 +101,7 @@ func (w *Writer) instanceNodes(d Device) ([]*specs.DeviceNode, error) {
 	if !i.Usable() {
 		return nil, fmt.Errorf("%s: it has %d compute instances and can be used only with one that spans it", i, len(i.Compute))
 	}
-	node, err := w.host.gpuNode(d.GPU.Minor)
+	node, err := h.gpuNode(d.GPU.Minor)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (w *Writer) instanceNodes(d Device) ([]*specs.DeviceNode, error) {
 		instance + "/access",
 		fmt.Sprintf("%s/ci%d/access", instance, i.Compute[0].ID),
 	} {
-		node, err := w.host.capability(capability)
+		node, err := h.capability(capability)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", i, err)
 		}

@@ -207,22 +207,7 @@ func (w *Writer) Remove(claimUID string) error {
 }
 
 // Claims are the UIDs of the claims that have a spec file.
-func (w *Writer) Claims() ([]string, error) {
-	entries, err := os.ReadDir(w.options.CDIRoot)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list the CDI specs: %w", err)
-	}
-	var uids []string
-	prefix := strings.TrimSuffix(fileName(""), extension)
-	for _, e := range entries {
-		uid, whole := strings.CutSuffix(e.Name(), extension)
-		uid, ours := strings.CutPrefix(uid, prefix)
-		if whole && ours {
-			uids = append(uids, uid)
-		}
-	}
-	return uids, nil
-}
+func (w *Writer) Claims() ([]string, error) { return claimsIn(w.options.CDIRoot) }
 
 // Exists reports whether the claim has a spec file.
 func (w *Writer) Exists(claimUID string) (bool, error) {

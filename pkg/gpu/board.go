@@ -158,3 +158,16 @@ func BoardByName(name string) (Board, error) {
 	}
 	return boards[i], nil
 }
+
+// CapabilityMinor is the minor of the device node that admits to a compute
+// instance or, with the compute instance Whole, to a GPU instance, of the board
+// that is /dev/nvidia<boardMinor>. Published samples of the driver's table
+// mig-minors fit it. Like the table of boards it is for simulation and for
+// comparison: who works with hardware reads the driver's table.
+func CapabilityMinor(boardMinor, gi, ci int) int {
+	minor := 3 + boardMinor*135 + gi*9
+	if ci != Whole {
+		minor += 1 + ci
+	}
+	return minor
+}

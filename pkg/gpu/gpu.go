@@ -10,6 +10,9 @@ import "fmt"
 type Node struct {
 	// DriverVersion is the NVIDIA kernel driver's version as it reports it, for example "580.95.05".
 	DriverVersion string
+	// NVMLVersion is that of the library which talks to the driver: a number of its own, a dot, and the driver's version
+	// that it belongs to, for example "13.580.95.05".
+	NVMLVersion string
 	// CUDADriverVersion is the highest CUDA version that the driver serves.
 	CUDADriverVersion Version
 	// GPUs are in the order of their PCI bus ids, which is stable over reboots.

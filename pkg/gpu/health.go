@@ -35,3 +35,13 @@ type RowRemapping struct {
 	// Failed: a row could not be replaced, ever.
 	Failed bool
 }
+
+// Vitals are what people like to see of a board. What it does not tell is nil.
+type Vitals struct {
+	// GPU is the UUID of the board.
+	GPU string
+	// Celsius is the temperature of the chip.
+	Celsius *int
+	// UsedBytes is how much of the board's memory is taken.
+	UsedBytes *uint64
+}

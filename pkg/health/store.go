@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/moby/sys/atomicwriter"
+
+	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
 const (
@@ -58,4 +60,14 @@ func (s saved) save(dir string) error {
 		return fmt.Errorf("save the conditions: %w", err)
 	}
 	return nil
+}
+
+// Saved are the conditions that a monitor has saved in a state directory, for
+// somebody who only looks.
+func Saved(stateDir string) ([]gpu.Condition, error) {
+	s, err := load(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	return (&tracker{problems: s.Problems}).conditions(), nil
 }

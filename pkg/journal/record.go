@@ -8,6 +8,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/kerf-project/kerf/pkg/gpu"
@@ -121,16 +122,24 @@ var ErrNotFound = errors.New("no such record")
 // CorruptError is a record that cannot be read. The record has been moved
 // aside, so it stops nobody; what it described is to be rebuilt.
 type CorruptError struct {
-	// Path is where the record was, MovedTo where it is now.
+	// Path is where the record was, MovedTo where it is now; empty where it was only looked at.
 	Path, MovedTo string
 	Err           error
 }
 
 func (e *CorruptError) Error() string {
+	if e.MovedTo == "" {
+		return fmt.Sprintf("record %s does not parse: %v", e.Path, e.Err)
+	}
 	return fmt.Sprintf("record %s does not parse and was moved to %s: %v", e.Path, e.MovedTo, e.Err)
 }
 
 func (e *CorruptError) Unwrap() error { return e.Err }
+
+// Names reports whether it is the record of that claim.
+func (e *CorruptError) Names(uid string) bool {
+	return filepath.Base(filepath.Dir(e.Path)) == claimsDir && filepath.Base(e.Path) == uid+suffix
+}
 
 func (c *Claim) validate(key string) error {
 	switch c.State {

@@ -51,9 +51,9 @@ type Adapter struct {
 // session is what one Init found. NVML numbers the boards when it is
 // initialized, so an index means the same board until Close.
 type session struct {
-	driver string
-	cuda   gpu.Version
-	boards []*board
+	driver, nvml string
+	cuda         gpu.Version
+	boards       []*board
 }
 
 // New makes an adapter. It touches nothing.
@@ -116,6 +116,9 @@ func (a *Adapter) survey() (session, error) {
 	var ret nvml.Return
 	if s.driver, ret = a.lib.SystemGetDriverVersion(); ret != nvml.SUCCESS {
 		return s, fmt.Errorf("read the driver version: %w", ret)
+	}
+	if s.nvml, ret = a.lib.SystemGetNVMLVersion(); ret != nvml.SUCCESS {
+		return s, fmt.Errorf("read the NVML version: %w", ret)
 	}
 	cuda, ret := a.lib.SystemGetCudaDriverVersion()
 	if ret != nvml.SUCCESS {

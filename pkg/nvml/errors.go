@@ -23,6 +23,7 @@ const (
 	opProcesses      = "list processes"
 	opRegisterEvents = "register events"
 	opProbe          = "read health"
+	opVitals         = "read vitals"
 )
 
 // kind says in kerf's words what NVML refused, nil where none fits.

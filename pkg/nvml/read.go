@@ -20,7 +20,7 @@ import (
 // read, and is absent only if it never was. It waits for the slowest board, so
 // ctx should have a deadline.
 func (a *Adapter) Node(ctx context.Context) (gpu.Node, error) {
-	node := gpu.Node{DriverVersion: a.session.driver, CUDADriverVersion: a.session.cuda}
+	node := gpu.Node{DriverVersion: a.session.driver, NVMLVersion: a.session.nvml, CUDADriverVersion: a.session.cuda}
 	boards := a.session.boards
 	found := make([]gpu.GPU, len(boards))
 	errs := make([]error, len(boards))

@@ -9,7 +9,8 @@
 // the other methods of Node, as the command "kerf sim" does.
 //
 // No rule is kinder than the hardware's. The rules come from nvml.h and the MIG
-// guide; what no source states outright is marked [inferred] where it stands.
+// guide; what no source states outright is marked [inferred] where it stands, and
+// Inferred lists all of it.
 // Calls that are not simulated answer NOT_SUPPORTED.
 //
 // # Faults

@@ -25,6 +25,8 @@ type options struct {
 	proc   string
 	trace  func(op string, gpu int)
 	sleep  func(time.Duration)
+	// asItIs leaves the host tree alone.
+	asItIs bool
 }
 
 func (o options) with(more []Option) options {
@@ -50,6 +52,10 @@ func WithSMI(path string) Option { return func(o *options) { o.smi = path } }
 // driver, before it is served, in the goroutine of the caller: the operation and
 // the index of its board, -1 where it names none.
 func WithTrace(trace func(op string, gpu int)) Option { return func(o *options) { o.trace = trace } }
+
+// AsItIs leaves the host tree as it is found, for who only looks. Otherwise what
+// a killed process has left of it is put right.
+func AsItIs() Option { return func(o *options) { o.asItIs = true } }
 
 // withSleep sets how time passes, for tests.
 func withSleep(sleep func(time.Duration)) Option { return func(o *options) { o.sleep = sleep } }
@@ -95,6 +101,12 @@ func open(dir string, spec *Spec, o options) (*Node, error) {
 		return nil, fmt.Errorf("open the simulated node in %s: %w", dir, err)
 	}
 	n.session = newSession(n.kernel, e, o.logger)
+	if o.asItIs {
+		if _, err := n.kernel.view(); err != nil {
+			return nil, fmt.Errorf("open the simulated node in %s: %w", dir, err)
+		}
+		return n, nil
+	}
 	err = n.kernel.locked(func() error {
 		if spec != nil {
 			if err := n.begin(*spec, o); err != nil {

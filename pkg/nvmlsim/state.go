@@ -281,7 +281,6 @@ func bus(index int) int { return 0x10 + 0x0d*index }
 // numaNode puts the first half of the boards on one socket, the others on the second.
 func numaNode(index, count int) int { return 2 * index / count }
 
-// Capability minors: published samples of mig-minors fit this.
-func giMinor(gpuMinor, gi int) int { return 3 + gpuMinor*135 + gi*9 }
+func giMinor(gpuMinor, gi int) int { return gpu.CapabilityMinor(gpuMinor, gi, gpu.Whole) }
 
-func ciMinor(gpuMinor, gi, ci int) int { return giMinor(gpuMinor, gi) + 1 + ci }
+func ciMinor(gpuMinor, gi, ci int) int { return gpu.CapabilityMinor(gpuMinor, gi, ci) }

@@ -31,6 +31,8 @@ type tree struct {
 type content struct {
 	files map[string]string
 	nodes map[string]node
+	// links are the targets of symbolic links.
+	links map[string]string
 }
 
 // node is a character device.
@@ -43,13 +45,15 @@ const (
 	gpusDir         = "proc/driver/nvidia/gpus"
 	capabilitiesDir = "proc/driver/nvidia/capabilities"
 	devDir          = "dev"
+	// podCgroup is the cgroup of a client in a pod, in the form that the kubelet and containerd give it under systemd.
+	podCgroup = "0::/kubepods.slice/kubepods-pod6a1e2c34_5b6d_4f70_8192_a3b4c5d6e7f8.slice/cri-containerd-1f0c3a5e7b9d1f0c3a5e7b9d1f0c3a5e7b9d1f0c3a5e7b9d1f0c3a5e7b9d1f0c.scope\n"
 	// controlMinor is that of /dev/nvidiactl, among the boards' minors.
 	controlMinor = 255
 )
 
 // changing is what changes with the state.
 func (t *tree) changing(s *state) (content, error) {
-	c := content{files: map[string]string{}, nodes: map[string]node{}}
+	c := content{files: map[string]string{}, nodes: map[string]node{}, links: map[string]string{}}
 	file := func(text, format string, args ...any) {
 		c.files[filepath.Join(t.root, fmt.Sprintf(format, args...))] = text
 	}
@@ -83,9 +87,11 @@ func (t *tree) changing(s *state) (content, error) {
 			file(client.Command+"\n", "proc/%d/comm", client.PID)
 			cgroup := "0::/system.slice/client.service\n"
 			if client.InPod {
-				cgroup = "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-1.scope\n"
+				cgroup = podCgroup
 			}
 			file(cgroup, "proc/%d/cgroup", client.PID)
+			// Whoever talks to a board has its device node open, also who runs nothing on it.
+			c.links[filepath.Join(t.root, fmt.Sprintf("proc/%d/fd/%d", client.PID, 3+index))] = fmt.Sprintf("/dev/nvidia%d", g.Minor)
 		}
 	}
 	who, err := json.Marshal(s.identity())
@@ -152,6 +158,18 @@ func (t *tree) update(before, after *state) error {
 			}
 		}
 	}
+	for path, target := range is.links {
+		if err := relink(target, path); err != nil {
+			return err
+		}
+	}
+	for path := range was.links {
+		if _, ok := is.links[path]; !ok {
+			if err := t.remove(path); err != nil {
+				return err
+			}
+		}
+	}
 	for path := range was.files {
 		if _, ok := is.files[path]; !ok {
 			if err := t.remove(path); err != nil {
@@ -187,6 +205,11 @@ func (t *tree) rebuild(s *state) error {
 			return err
 		}
 	}
+	for path, target := range c.links {
+		if err := relink(target, path); err != nil {
+			return err
+		}
+	}
 	var stale []string
 	for _, dir := range []string{gpusDir, capabilitiesDir, devDir} {
 		err := filepath.WalkDir(filepath.Join(t.root, dir), func(path string, d fs.DirEntry, err error) error {
@@ -205,13 +228,16 @@ func (t *tree) rebuild(s *state) error {
 			return err
 		}
 	}
-	processes, err := filepath.Glob(filepath.Join(t.root, "proc/[0-9]*/c*"))
-	if err != nil {
-		return err
-	}
-	for _, path := range processes {
-		if _, ok := c.files[path]; !ok {
-			stale = append(stale, path)
+	for _, pattern := range []string{"proc/[0-9]*/c*", "proc/[0-9]*/fd/*"} {
+		processes, err := filepath.Glob(filepath.Join(t.root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range processes {
+			_, file := c.files[path]
+			if _, link := c.links[path]; !file && !link {
+				stale = append(stale, path)
+			}
 		}
 	}
 	for _, path := range stale {
@@ -240,6 +266,16 @@ func writeFile(path, text string) error {
 		return err
 	}
 	return replaceFile(path, []byte(text), 0o644)
+}
+
+// relink makes a symbolic link, instead of one with another target.
+func relink(target, link string) error {
+	if old, err := os.Readlink(link); err == nil && old != target {
+		if err := os.Remove(link); err != nil {
+			return err
+		}
+	}
+	return symlink(target, link)
 }
 
 // makeNode makes a device node, or, where that is not allowed, a file that only

@@ -65,3 +65,10 @@ func (i inventory) save(dir string) error {
 	}
 	return nil
 }
+
+// LastPublished are the GPUs, without their instances, and the conditions that
+// were published last according to a state directory, for somebody who only looks.
+func LastPublished(stateDir string) ([]gpu.GPU, []gpu.Condition, error) {
+	i, err := loadInventory(stateDir)
+	return i.GPUs, i.Conditions, err
+}
