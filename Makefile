@@ -28,7 +28,7 @@ DOCKER_IMAGE ?= kerf:$(VERSION)
 # Modules of their own keep the dependencies of the cluster, the tests and the tools out of the main one.
 MODULES := $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod)))
 
-.PHONY: help packages build test lint fuzz bench bench-start cluster image demo demo-down e2e kubectl helm docker-image docker-push clean
+.PHONY: help packages build test lint fuzz bench bench-start bench-health cluster image demo demo-down e2e kubectl helm docker-image docker-push clean
 
 help: ## Print this help
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,14 @@ bench-start: build bin/cluster ## Measure the plugin's start and memory on a clu
 	@trap '$(CLUSTER) down --name bench' EXIT; \
 	$(CLUSTER) up --name bench; \
 	$(CLUSTER) exec --name bench -- bin/e2e.test -test.run '^$$' -test.bench Start -test.benchtime 10x
+
+bench-health: build bin/cluster ## Measure how long an Xid takes to its taint, and what flapping boards cost; needs root
+	go -C test/e2e test -c -tags e2e -o $(CURDIR)/bin/e2e.test .
+	@trap '$(CLUSTER) down --name bench' EXIT; \
+	$(CLUSTER) up --name bench; \
+	$(MAKE) --no-print-directory image NAME=bench; \
+	$(CLUSTER) exec --name bench -- bin/e2e.test -test.run '^$$' -test.bench XidToTaint -test.benchtime 10x; \
+	$(CLUSTER) exec --name bench -- bin/e2e.test -test.run '^$$' -test.bench Flapping -test.benchtime 1x
 
 cluster: bin/cluster ## Start a local Kubernetes called NAME (demo); needs root
 	$(CLUSTER) up --name $(NAME)
