@@ -74,6 +74,7 @@ func removeNode(t *testing.T, claim types.UID) string {
 	t.Helper()
 	files, err := kit.SpecFiles(claim)
 	require.NoError(t, err)
+	files = slices.DeleteFunc(files, func(file string) bool { return strings.Contains(file, "_metadata_") })
 	require.Len(t, files, 1)
 	raw, err := os.ReadFile(files[0])
 	require.NoError(t, err)
