@@ -33,6 +33,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newPluginCommand(), newCleanupCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newCleanupCommand(), newExportSlicesCommand(), newSimCommand())
 	return root
 }

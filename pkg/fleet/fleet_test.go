@@ -1,0 +1,441 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+
+	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/gpu"
+	"github.com/kerf-project/kerf/pkg/pool"
+)
+
+const (
+	wholeClass   = "gpu.nvidia.com"
+	replicaClass = "timeslice.gpu.nvidia.com"
+)
+
+func profile(name string) string { return "mig-" + name + ".gpu.nvidia.com" }
+
+// snapshot has a node for each list of boards: node-0, node-1, ...
+func snapshot(t testing.TB, boards ...string) Snapshot {
+	t.Helper()
+	s := Snapshot{Classes: DefaultClasses(pool.DefaultDriver)}
+	config := &configv1alpha1.NodeConfiguration{Policies: []configv1alpha1.Policy{{
+		MIG: configv1alpha1.MIG{Mode: configv1alpha1.MIGOnDemand}, TimeSlicing: configv1alpha1.TimeSlicing{Replicas: 2},
+	}}}
+	for i, text := range boards {
+		parsed, err := gpu.ParseBoards(text)
+		require.NoError(t, err)
+		slices, err := Publish(fmt.Sprintf("node-%d", i), pool.DefaultDriver, parsed, config)
+		require.NoError(t, err)
+		s.Slices = append(s.Slices, slices...)
+	}
+	return s
+}
+
+func devicesOf(slices []*resourceapi.ResourceSlice) []resourceapi.Device {
+	var all []resourceapi.Device
+	for _, s := range slices {
+		all = append(all, s.Spec.Devices...)
+	}
+	return all
+}
+
+// claim asks for one device of each class.
+func claim(name string, classNames ...string) *resourceapi.ResourceClaim {
+	c := &resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
+	for i, class := range classNames {
+		c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, resourceapi.DeviceRequest{
+			Name: fmt.Sprintf("r%d", i), Exactly: &resourceapi.ExactDeviceRequest{DeviceClassName: class},
+		})
+	}
+	return setDefaults(c)
+}
+
+func alone(c *resourceapi.ResourceClaim) Pod { return Pod{Claims: []*resourceapi.ResourceClaim{c}} }
+
+// place takes the devices of a claim, which must fit.
+func place(t testing.TB, f *Fleet, c *resourceapi.ResourceClaim) (node string, placed *resourceapi.ResourceClaim) {
+	t.Helper()
+	node, all, err := f.Place(t.Context(), alone(c))
+	require.NoError(t, err)
+	return node, all[0]
+}
+
+func TestPlaceTriesNodesInOrder(t *testing.T) {
+	s := snapshot(t, "H100-SXM5-80GB", "H100-SXM5-80GB", "L40S")
+	s.Nodes = []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{"zone": "a"}}}}
+	f := New(s)
+	var names []string
+	for _, n := range f.Nodes() {
+		names = append(names, n.Name)
+	}
+	require.Equal(t, []string{"node-1", "node-0", "node-2"}, names, "known nodes first, then those that slices name")
+
+	node, first := place(t, f, claim("a", profile("7g.80gb")))
+	require.Equal(t, "node-1", node)
+	node, _ = place(t, f, claim("b", profile("7g.80gb")))
+	require.Equal(t, "node-0", node)
+	_, _, err := f.Place(t.Context(), alone(claim("c", profile("7g.80gb"))))
+	require.ErrorIs(t, err, ErrNoFit)
+	f.Release(first)
+	node, _ = place(t, f, claim("c", profile("7g.80gb")))
+	require.Equal(t, "node-1", node, "a release makes the node be tried again")
+	node, _ = place(t, f, claim("d", wholeClass))
+	require.Equal(t, "node-2", node)
+
+	_, _, err = f.Place(t.Context(), Pod{Spec: &corev1.PodSpec{NodeSelector: map[string]string{"zone": "a"}}, Claims: []*resourceapi.ResourceClaim{claim("e", wholeClass)}})
+	require.ErrorIs(t, err, ErrNoFit)
+}
+
+// Skipping nodes that have refused a shape changes no result: random claims come and go.
+func TestSkippingChangesNothing(t *testing.T) {
+	s := snapshot(t, "2xH100-SXM5-80GB", "H100-SXM5-80GB", "2xL40S")
+	shapes := []string{profile("1g.10gb"), profile("2g.20gb"), profile("3g.40gb"), profile("4g.40gb"), wholeClass, replicaClass}
+	random := rand.New(rand.NewPCG(1, 2))
+	skipping, plain := New(s), New(s)
+	type held struct{ a, b *resourceapi.ResourceClaim }
+	var all []held
+	refusals := 0
+	for i := range 600 {
+		if len(all) > 0 && random.IntN(3) == 0 {
+			n := random.IntN(len(all))
+			skipping.Release(all[n].a)
+			plain.Release(all[n].b)
+			all = append(all[:n], all[n+1:]...)
+			continue
+		}
+		c := claim(fmt.Sprint(i), shapes[random.IntN(len(shapes))])
+		clear(plain.refused)
+		nodeA, a, errA := skipping.Place(t.Context(), alone(c))
+		nodeB, b, errB := plain.Place(t.Context(), alone(c))
+		require.Equal(t, errB, errA)
+		require.Equal(t, nodeB, nodeA)
+		require.Equal(t, b, a)
+		if errA != nil {
+			refusals++
+			continue
+		}
+		all = append(all, held{a[0], b[0]})
+	}
+	require.Greater(t, refusals, 50)
+}
+
+func TestAllocateErrors(t *testing.T) {
+	s := snapshot(t, "8xH100-SXM5-80GB")
+	f := New(s)
+	node := f.Nodes()[0]
+	_, err := f.Allocate(t.Context(), node, claim("c", "gpu.example.com"))
+	require.ErrorContains(t, err, "gpu.example.com")
+
+	broken := claim("c", "any")
+	f.classes["any"] = &resourceapi.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "any"}}
+	broken.Spec.Devices.Requests[0].Exactly.Selectors = []resourceapi.DeviceSelector{{CEL: &resourceapi.CELDeviceSelector{Expression: `device.attributes["gpu.nvidia.com"].profile == "1g.10gb"`}}}
+	_, _, err = f.Place(t.Context(), alone(broken))
+	require.ErrorContains(t, err, "no such key: profile")
+
+	f.Search = 1000
+	_, err = f.Allocate(t.Context(), node, claim("c", profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("7g.141gb")))
+	require.ErrorIs(t, err, ErrSearch)
+	_, _, err = f.Place(t.Context(), alone(claim("c", profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("7g.141gb"))))
+	require.ErrorIs(t, err, ErrSearch)
+	_, err = f.Allocate(t.Context(), node, claim("c", profile("7g.141gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb")))
+	require.ErrorIs(t, err, ErrNoFit, "the scarcest first ends at once")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = f.Allocate(ctx, node, claim("c", wholeClass))
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// Shares of a device are counted by share, and admin access takes nothing.
+func TestSharesAndAdminAccess(t *testing.T) {
+	yes, node := true, "node-0"
+	memory := resourceapi.QualifiedName("memory")
+	s := Snapshot{
+		Classes: []*resourceapi.DeviceClass{{ObjectMeta: metav1.ObjectMeta{Name: "any"}}},
+		Slices: []*resourceapi.ResourceSlice{{Spec: resourceapi.ResourceSliceSpec{
+			Driver: "shared.example.com", NodeName: &node, Pool: resourceapi.ResourcePool{Name: node, ResourceSliceCount: 1},
+			Devices: []resourceapi.Device{{
+				Name: "a", AllowMultipleAllocations: &yes,
+				Capacity: map[resourceapi.QualifiedName]resourceapi.DeviceCapacity{memory: {Value: resource.MustParse("10Gi")}},
+			}},
+		}}},
+	}
+	share := claim("share", "any")
+	share.Spec.Devices.Requests[0].Exactly.Capacity = &resourceapi.CapacityRequirements{Requests: map[resourceapi.QualifiedName]resource.Quantity{memory: resource.MustParse("4Gi")}}
+	f := New(s)
+	_, first := place(t, f, share)
+	_, second := place(t, f, share)
+	require.NotEqual(t, first.Status.Allocation.Devices.Results[0].ShareID, second.Status.Allocation.Devices.Results[0].ShareID)
+	_, _, err := f.Place(t.Context(), alone(share))
+	require.ErrorIs(t, err, ErrNoFit)
+
+	// A snapshot with the same claims says the same.
+	s.Claims = []*resourceapi.ResourceClaim{first, second}
+	_, _, err = New(s).Place(t.Context(), alone(share))
+	require.ErrorIs(t, err, ErrNoFit)
+	f.Release(first)
+	place(t, f, share)
+
+	f = New(snapshot(t, "L40S"))
+	admin := claim("admin", wholeClass)
+	admin.Spec.Devices.Requests[0].Exactly.AdminAccess = &yes
+	place(t, f, admin)
+	place(t, f, claim("c", wholeClass))
+}
+
+func TestTaintRules(t *testing.T) {
+	s := snapshot(t, "2xL40S")
+	name := devicesOf(s.Slices)[0].Name
+	taint := resourceapi.DeviceTaint{Key: "example.com/maintenance", Effect: resourceapi.DeviceTaintEffectNoSchedule}
+	s.TaintRules = []*resourceapi.DeviceTaintRule{
+		{Spec: resourceapi.DeviceTaintRuleSpec{DeviceSelector: &resourceapi.DeviceTaintSelector{Device: &name}, Taint: taint}},
+		{Spec: resourceapi.DeviceTaintRuleSpec{Taint: taint}},
+	}
+	f := New(s)
+	_, c := place(t, f, claim("a", wholeClass))
+	require.NotEqual(t, name, c.Status.Allocation.Devices.Results[0].Device)
+	_, _, err := f.Place(t.Context(), alone(claim("b", wholeClass)))
+	require.ErrorIs(t, err, ErrNoFit)
+	require.Empty(t, devicesOf(s.Slices)[0].Taints, "the snapshot is nobody's to change")
+}
+
+func TestFeasible(t *testing.T) {
+	f := New(snapshot(t, "H100-SXM5-80GB", "H100-SXM5-80GB"))
+	_, big := place(t, f, claim("big", profile("4g.40gb")))
+	_, small := place(t, f, claim("small", profile("1g.10gb")))
+	_, other := place(t, f, claim("other", profile("7g.80gb")))
+
+	feasible := func(c *resourceapi.ResourceClaim, may func(*resourceapi.ResourceClaim) bool) Feasibility {
+		t.Helper()
+		got, err := f.Feasible(t.Context(), alone(c), may)
+		require.NoError(t, err)
+		return got
+	}
+	three := claim("three", profile("3g.40gb"))
+	require.Equal(t, Feasibility{Verdict: FitsNow, Node: "node-0"}, feasible(claim("two", profile("2g.20gb")), nil))
+	got := feasible(three, nil)
+	require.Equal(t, FitsAfter, got.Verdict)
+	require.Len(t, got.After, 1)
+	got = feasible(three, func(c *resourceapi.ResourceClaim) bool { return c.Name == "small" })
+	require.Equal(t, Feasibility{Verdict: FitsAfter, Node: "node-0", After: []*resourceapi.ResourceClaim{small}}, got)
+	got = feasible(claim("seven", profile("7g.80gb")), nil)
+	require.Equal(t, Feasibility{Verdict: FitsAfter, Node: "node-1", After: []*resourceapi.ResourceClaim{other}}, got)
+	require.Equal(t, FitsNever, feasible(claim("none", profile("7g.141gb")), nil).Verdict)
+
+	sets, err := f.Evictions(t.Context(), f.Nodes()[0], []*resourceapi.ResourceClaim{claim("whole", wholeClass)}, nil)
+	require.NoError(t, err)
+	require.Equal(t, [][]*resourceapi.ResourceClaim{{big, small}}, sets)
+}
+
+// The smallest set is found among larger ones: seven small instances against three.
+func TestEvictionsAreTheFewest(t *testing.T) {
+	f := New(snapshot(t, "2xH100-SXM5-80GB"))
+	for i := range 7 {
+		place(t, f, claim(fmt.Sprint("small-", i), profile("1g.10gb")))
+	}
+	for i := range 3 {
+		place(t, f, claim(fmt.Sprint("medium-", i), profile("2g.20gb")))
+	}
+	sets, err := f.Evictions(t.Context(), f.Nodes()[0], []*resourceapi.ResourceClaim{claim("whole", wholeClass)}, nil)
+	require.NoError(t, err)
+	require.Len(t, sets, 2)
+	require.Len(t, sets[0], 3)
+	require.Len(t, sets[1], 7)
+
+	// Two requests on different GPUs.
+	sets, err = f.Evictions(t.Context(), f.Nodes()[0], []*resourceapi.ResourceClaim{claim("two", wholeClass, wholeClass)}, nil)
+	require.NoError(t, err)
+	require.Len(t, sets, 1)
+	require.Len(t, sets[0], 10)
+}
+
+func TestDevicesThatAreGoneAreNobodys(t *testing.T) {
+	s := snapshot(t, "L40S")
+	gone := claim("gone", wholeClass)
+	gone.Status.Allocation = &resourceapi.AllocationResult{Devices: resourceapi.DeviceAllocationResult{Results: []resourceapi.DeviceRequestAllocationResult{
+		{Request: "r0", Driver: pool.DefaultDriver, Pool: "node-0", Device: "gpu-long-gone"},
+	}}}
+	s.Claims = []*resourceapi.ResourceClaim{gone}
+	place(t, New(s), claim("c", wholeClass))
+}
+
+func read(t *testing.T, texts ...string) *Objects {
+	t.Helper()
+	o := &Objects{}
+	for _, text := range texts {
+		require.NoError(t, o.Read(strings.NewReader(text)))
+	}
+	return o
+}
+
+// All examples become pods with claims that fit on the board they are written for.
+func TestExamplesAreUnderstood(t *testing.T) {
+	files, err := filepath.Glob("../../deployments/examples/*.yaml")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	o := &Objects{}
+	for _, file := range files {
+		text, err := os.Open(file)
+		require.NoError(t, err)
+		require.NoError(t, o.Read(text), file)
+		require.NoError(t, text.Close())
+	}
+	require.Empty(t, o.Ignored)
+	o.Classes = DefaultClasses(pool.DefaultDriver)
+	require.Equal(t, []string{"Deployment"}, kinds(o, "timeslice"))
+
+	f := New(snapshot(t, "8xH100-SXM5-80GB"))
+	for _, w := range o.Workloads {
+		pod, err := o.PodOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: w.Name}, Spec: w.Spec})
+		require.NoError(t, err, w.Name)
+		require.NotEmpty(t, pod.Claims, w.Name)
+		_, placed, err := f.Place(t.Context(), pod)
+		require.NoError(t, err, w.Name)
+		for _, c := range placed { // The next pod that shares it goes where it is.
+			if i := slices.IndexFunc(o.Claims, func(o *resourceapi.ResourceClaim) bool { return Key(o) == Key(c) }); i >= 0 {
+				o.Claims[i] = c
+			}
+		}
+	}
+}
+
+func kinds(o *Objects, name string) []string {
+	var all []string
+	for _, w := range o.Workloads {
+		if w.Name == name {
+			all = append(all, w.Kind)
+		}
+	}
+	return all
+}
+
+func TestReadObjects(t *testing.T) {
+	o := read(t, `# comment
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Node, metadata: {name: node-0}}
+- {apiVersion: resource.k8s.io/v1, kind: ResourceClaim, metadata: {name: c}, spec: {devices: {requests: [{name: r, exactly: {deviceClassName: x}}, {name: s, firstAvailable: [{name: a, deviceClassName: z}]}]}}}
+---
+{"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "batch"}, "spec": {"parallelism": 4, "completions": 3, "template": {"spec": {"containers": []}}}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: s}
+spec: {replicas: 2, template: {spec: {containers: []}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: sa}
+---
+apiVersion: example.com/v1
+kind: Other
+metadata: {name: x}
+`)
+	require.Len(t, o.Nodes, 1)
+	require.Equal(t, "default", o.Claims[0].Namespace)
+	require.Equal(t, resourceapi.DeviceAllocationModeExactCount, o.Claims[0].Spec.Devices.Requests[0].Exactly.AllocationMode)
+	require.EqualValues(t, 1, o.Claims[0].Spec.Devices.Requests[1].FirstAvailable[0].Count)
+	require.Equal(t, []string{"ServiceAccount default/sa", "Other"}, o.Ignored)
+	require.Len(t, o.Workloads, 2)
+	require.Equal(t, 3, o.Workloads[0].Replicas)
+	require.Equal(t, 2, o.Workloads[1].Replicas)
+
+	for text, want := range map[string]string{
+		"apiVersion: resource.k8s.io/v1beta1\nkind: ResourceSlice\nmetadata: {name: x}": "resource.k8s.io/v1",
+		"kind: Pod": "apiVersion",
+		"[":         "yaml",
+	} {
+		require.ErrorContains(t, (&Objects{}).Read(strings.NewReader(text)), want)
+	}
+}
+
+func TestFind(t *testing.T) {
+	o := read(t, `
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: shared}
+spec: {devices: {requests: [{name: r, exactly: {deviceClassName: x}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shared}
+spec: {containers: [], resourceClaims: [{name: c, resourceClaimName: shared}, {name: t, resourceClaimTemplateName: missing}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: made}
+spec: {containers: [], resourceClaims: [{name: c, resourceClaimTemplateName: t}, {name: none, resourceClaimTemplateName: t}]}
+status: {resourceClaimStatuses: [{name: c, resourceClaimName: shared}, {name: none}]}
+`)
+	for name, want := range map[string]string{
+		"shared": "", "claim/shared": "", "pod/made": "", "made": "",
+		"pod/shared": "missing", "other": "neither", "claim/made": "no ResourceClaim", "pod/other": "no Pod", "node/x": "claim/NAME",
+	} {
+		got, err := o.Find("default", name)
+		if want != "" {
+			require.ErrorContains(t, err, want, name)
+			continue
+		}
+		require.NoError(t, err, name)
+		require.Equal(t, o.Claims, got.Claims, name)
+	}
+	require.Len(t, Pod{Claims: o.Claims}.Pending(), 1)
+}
+
+func TestExcluded(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"zone": "a"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "gpu", Effect: corev1.TaintEffectNoSchedule}}}}
+	tolerations := []corev1.Toleration{{Key: "gpu", Operator: corev1.TolerationOpExists}}
+	elsewhere := claim("c", wholeClass)
+	elsewhere.Status.Allocation = &resourceapi.AllocationResult{NodeSelector: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
+		{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"m"}}}},
+	}}}
+	for want, p := range map[string]Pod{
+		"":                  {Spec: &corev1.PodSpec{Tolerations: tolerations}},
+		"does not tolerate": {Spec: &corev1.PodSpec{}},
+		"names node":        {Spec: &corev1.PodSpec{NodeName: "m"}},
+		"labels":            {Spec: &corev1.PodSpec{Tolerations: tolerations, NodeSelector: map[string]string{"zone": "b"}}},
+		"on another node":   {Claims: []*resourceapi.ResourceClaim{elsewhere}},
+	} {
+		got := p.Excluded(node)
+		require.Equal(t, want == "", got == "", got)
+		require.Contains(t, got, want)
+	}
+	node.Spec.Unschedulable = true
+	require.Contains(t, Pod{Spec: &corev1.PodSpec{Tolerations: tolerations}}.Excluded(node), "cordoned")
+}
+
+func TestReadCluster(t *testing.T) {
+	s := snapshot(t, "L40S")
+	c := claim("c", wholeClass)
+	client := fake.NewClientset(s.Slices[0], s.Slices[1], s.Classes[0], c,
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-0"}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default", UID: types.UID("1")}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "q", Namespace: "other"}},
+		&resourceapi.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: "rule"}},
+		&resourceapi.ResourceClaimTemplate{ObjectMeta: metav1.ObjectMeta{Name: "t", Namespace: "default"}})
+	o, err := ReadCluster(t.Context(), client, "default")
+	require.NoError(t, err)
+	require.Len(t, o.Pods, 1)
+	require.Len(t, o.TaintRules, 1)
+	require.Len(t, o.Templates, 1)
+	_, _, err = New(o.Snapshot).Place(t.Context(), alone(c))
+	require.NoError(t, err)
+}
