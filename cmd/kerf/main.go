@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -20,8 +21,15 @@ func main() {
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "kerf:", err)
-		os.Exit(1)
+		code := 1
+		var exit exitError
+		if errors.As(err, &exit) {
+			code = exit.code
+		}
+		if err.Error() != "" {
+			fmt.Fprintln(os.Stderr, "kerf:", err)
+		}
+		os.Exit(code)
 	}
 }
 
@@ -33,6 +41,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newPluginCommand(), newCleanupCommand(), newExportSlicesCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newCleanupCommand(), newExplainCommand(), newExportSlicesCommand(), newSimCommand())
 	return root
 }

@@ -76,8 +76,7 @@ func (f *Fleet) Evictions(ctx context.Context, node *corev1.Node, claims []*reso
 			movable = append(movable, c)
 		}
 	}
-	alone := New(snapshot)
-	alone.Search, alone.cache = f.Search, f.cache
+	alone := f.With(snapshot)
 	fits := func(without []*resourceapi.ResourceClaim) (bool, error) {
 		for _, c := range without {
 			alone.Release(c)

@@ -103,6 +103,14 @@ func New(s Snapshot) *Fleet {
 	return f
 }
 
+// With makes a fleet of another snapshot, which shares what this one knows of
+// expressions, and its bound on searches.
+func (f *Fleet) With(s Snapshot) *Fleet {
+	other := New(s)
+	other.Search, other.cache = f.Search, f.cache
+	return other
+}
+
 func nodesOf(s Snapshot) []*corev1.Node {
 	all := slices.Clone(s.Nodes)
 	known := sets.New[string]()

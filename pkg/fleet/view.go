@@ -15,7 +15,8 @@ import (
 	"k8s.io/dynamic-resource-allocation/structured"
 )
 
-// Pool is a pool as the scheduler sees it from one node.
+// Pool is a pool as the scheduler sees it from one node, as long as nothing is
+// taken or released. It is not safe for concurrent use.
 type Pool struct {
 	Driver, Name string
 	Generation   int64
@@ -30,7 +31,9 @@ type Pool struct {
 	// all are the devices for whatever node; they consume the same counters.
 	all      []Device
 	counters map[counter]resource.Quantity
-	holders  map[structured.DeviceID][]*resourceapi.ResourceClaim
+	// now is what is left of the counters, once somebody has asked.
+	now     map[counter]resource.Quantity
+	holders map[structured.DeviceID][]*resourceapi.ResourceClaim
 }
 
 type counter struct{ set, name string }
@@ -153,12 +156,17 @@ func (p *Pool) validate() {
 // Holders are the claims that have the device in use.
 func (p *Pool) Holders(d Device) []*resourceapi.ResourceClaim { return p.holders[d.ID] }
 
-// Using lists the devices that are in use and consume something of the counter set.
-func (p *Pool) Using(counterSet string) []Device {
-	var all []Device
-	for _, d := range p.all {
-		if len(p.holders[d.ID]) > 0 && slices.ContainsFunc(d.ConsumesCounters, func(c resourceapi.DeviceCounterConsumption) bool { return c.CounterSet == counterSet }) {
-			all = append(all, d)
+// HeldBy lists the devices that the claim has in use.
+func (p *Pool) HeldBy(claim *resourceapi.ResourceClaim) []Device {
+	return slices.DeleteFunc(slices.Clone(p.all), func(d Device) bool { return !slices.Contains(p.holders[d.ID], claim) })
+}
+
+// All are the counters of a set as published.
+func (p *Pool) All(counterSet string) map[string]resourceapi.Counter {
+	all := map[string]resourceapi.Counter{}
+	for c, q := range p.counters {
+		if c.set == counterSet {
+			all[c.name] = resourceapi.Counter{Value: q}
 		}
 	}
 	return all
@@ -175,8 +183,18 @@ func (p *Pool) Left(counterSet string) map[string]resourceapi.Counter {
 	return left
 }
 
-// left are the counters when the claims given are gone.
+// left are the counters when the claims given are gone. Nobody changes them.
 func (p *Pool) left(without []*resourceapi.ResourceClaim) map[counter]resource.Quantity {
+	if len(without) > 0 {
+		return p.count(without)
+	}
+	if p.now == nil {
+		p.now = p.count(nil)
+	}
+	return p.now
+}
+
+func (p *Pool) count(without []*resourceapi.ResourceClaim) map[counter]resource.Quantity {
 	left := make(map[counter]resource.Quantity, len(p.counters))
 	for c, q := range p.counters {
 		left[c] = q.DeepCopy()
@@ -220,9 +238,19 @@ func (p *Pool) short(d Device, left map[counter]resource.Quantity) []counter {
 	return short
 }
 
+// Taken reports whether the device cannot be allocated because it, or what it
+// consumes, is in use. With admin access a device in use is no obstacle, but its counters are.
+func (p *Pool) Taken(d Device, admin bool) bool {
+	if inUse := len(p.holders[d.ID]) > 0; inUse && isTrue(d.AllowMultipleAllocations) {
+		return false // Its counters are paid for.
+	} else if inUse && !admin {
+		return true
+	}
+	return len(p.short(d, p.left(nil))) > 0
+}
+
 // Blockers are the claims that would have to go before the device could be
-// allocated, none too many, and empty if it is free. With admin access a device in use is
-// no obstacle, but its counters are.
+// allocated, none too many, and empty if it is not taken.
 func (p *Pool) Blockers(d Device, admin bool) []*resourceapi.ResourceClaim {
 	var direct, others []*resourceapi.ResourceClaim
 	shared := isTrue(d.AllowMultipleAllocations)
