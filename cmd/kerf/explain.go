@@ -23,8 +23,8 @@ func newExplainCommand() *cobra.Command {
 		Long: `Say why a claim, or a pod with its claims, does not fit on the nodes, and what would make it fit.
 
 It asks the scheduler's own allocator, in this process, and changes nothing in the cluster. With --filename it asks no
-cluster: the files have the claim or pod, its templates, and the ResourceSlices that "kerf export-slices" or
-"kubectl get resourceslices -o yaml" wrote. Device classes that no file has are those of kerf's chart.
+cluster: the files have the claim or pod, its templates, the claims that hold devices, and a Fleet (docs/simulate.md) or the
+ResourceSlices that "kerf export-slices" or "kubectl get resourceslices -o yaml" wrote. Device classes that no file has are those of kerf's chart.
 
 Exit codes: 0 it fits, or is allocated; 2 it does not fit; 1 it could not be found out.`,
 		Example: `  kerf explain train-0 -n team-a
@@ -70,8 +70,11 @@ func explained(cmd *cobra.Command, files []string, kubeconfig, namespace string)
 		if namespace == "" {
 			namespace = "default"
 		}
-		objects, err := readObjects(files, cmd.InOrStdin())
-		return objects, namespace, err
+		in, err := readInput(files, cmd.InOrStdin())
+		if err != nil {
+			return nil, "", err
+		}
+		return &in.Objects, namespace, nil
 	}
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/kerf-project/kerf/pkg/fleet"
 	"github.com/kerf-project/kerf/pkg/pool"
+	"github.com/kerf-project/kerf/pkg/simulate"
 )
 
 // exitError is an error with an exit code of its own. It says nothing where the
@@ -24,16 +26,23 @@ func (e exitError) Unwrap() error { return e.err }
 // errNoFit is the answer "it does not fit", which scripts see as exit code 2.
 var errNoFit = exitError{2, errors.New("")}
 
-// readObjects reads manifests. Classes that no file has are the chart's.
-func readObjects(files []string, stdin io.Reader) (*fleet.Objects, error) {
-	all := &fleet.Objects{}
-	all.Classes = fleet.DefaultClasses(pool.DefaultDriver)
+// readInput reads fleets, manifests and, from files that end in .csv, traces. Classes that no file has are the chart's.
+func readInput(files []string, stdin io.Reader) (*simulate.Input, error) {
+	in := &simulate.Input{}
+	in.Classes = fleet.DefaultClasses(pool.DefaultDriver)
 	for _, name := range files {
-		if err := readFile(name, stdin, all.Read); err != nil {
+		read := in.Read
+		if strings.HasSuffix(name, ".csv") {
+			read = in.ReadTrace
+		}
+		if err := readFile(name, stdin, read); err != nil {
 			return nil, err
 		}
 	}
-	return all, nil
+	if len(in.Slices) == 0 {
+		return nil, errors.New("the files have neither a Fleet nor ResourceSlices")
+	}
+	return in, nil
 }
 
 // readFile gives a file, or the standard input for "-", to a reader.

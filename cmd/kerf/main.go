@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -40,7 +42,16 @@ func newRootCommand() *cobra.Command {
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: displayName(os.Args[0])},
 	}
-	root.AddCommand(newPluginCommand(), newCleanupCommand(), newExplainCommand(), newExportSlicesCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newCleanupCommand(), newExplainCommand(), newExportSlicesCommand(), newSimulateCommand(), newSimCommand())
 	return root
+}
+
+// displayName is how help names the program: kubectl runs kubectl-kerf as "kubectl kerf".
+func displayName(program string) string {
+	if strings.HasPrefix(filepath.Base(program), "kubectl-kerf") {
+		return "kubectl kerf"
+	}
+	return "kerf"
 }

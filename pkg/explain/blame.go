@@ -174,7 +174,7 @@ func (f *funnel) suspectSelectors() []suspect {
 	var all []suspect
 	for i, s := range f.selectors {
 		if s.class == "" && s.CEL != nil {
-			all = append(all, suspect{dropSelector(f.r, s), f.cause(NoMatch, s.CEL.Expression, fmt.Sprintf("selector %q of request %s leaves %d of %s, %d needed",
+			all = append(all, suspect{dropSelector(f.r, s), f.cause(NoMatch, s.CEL.Expression, fmt.Sprintf("selector `%s` of request %s leaves %d of %s, %d needed",
 				short(s.CEL.Expression, 80), f.r.Name, f.Stages[i+1].Left, plural(f.Stages[i].Left, "device"), f.need()))})
 		}
 	}
@@ -183,7 +183,7 @@ func (f *funnel) suspectSelectors() []suspect {
 
 func dropSelector(r fleet.Request, s selector) Change {
 	return Change{Kind: DropSelector, Claim: fleet.Key(r.Claim), Request: r.Name, Index: s.index,
-		Text: fmt.Sprintf("drop selector %q of %s", short(s.CEL.Expression, 80), where(r))}
+		Text: fmt.Sprintf("drop selector `%s` of %s", short(s.CEL.Expression, 80), where(r))}
 }
 
 func (f *funnel) suspectConstraints() []suspect {

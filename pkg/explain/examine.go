@@ -227,21 +227,29 @@ func (e *examiner) fewest(ctx context.Context, w world, changes []Change) ([]Cha
 	return changes, nil
 }
 
-// line is a node's causes in one line, what is left to its requests first.
-func line(n Node) string {
+// maxCauses bounds the causes in a text; the report has all.
+const maxCauses = 3
+
+// parts are a node's answer: what is left to its requests, then the causes.
+func (n Node) parts() []string {
 	var parts []string
 	for _, r := range n.Requests {
 		parts = append(parts, r.Text())
 	}
-	for i, c := range n.Causes {
-		if i == 3 {
-			parts = append(parts, fmt.Sprintf("%d more causes", len(n.Causes)-i))
-			break
+	for _, c := range n.Causes[:min(len(n.Causes), maxCauses)] {
+		if c.Joint {
+			parts = append(parts, "together with other causes: "+c.Text)
+		} else {
+			parts = append(parts, c.Text)
 		}
-		parts = append(parts, c.Text)
 	}
-	return strings.Join(parts, "; ")
+	if more := len(n.Causes) - maxCauses; more > 0 {
+		parts = append(parts, plural(more, "more cause"))
+	}
+	return parts
 }
+
+func line(n Node) string { return strings.Join(n.parts(), "; ") }
 
 func distinct(causes []Cause) []Cause {
 	var all []Cause

@@ -216,7 +216,7 @@ func (r Request) Text() string {
 		case "class":
 			parts = append(parts, fmt.Sprintf("%d of class %s", s.Left, s.Subject))
 		case "selector":
-			parts = append(parts, fmt.Sprintf("%d for selector %q", s.Left, short(s.Subject, 60)))
+			parts = append(parts, fmt.Sprintf("%d for selector `%s`", s.Left, short(s.Subject, 60)))
 		case "tolerated":
 			if s.Left != r.Stages[i-1].Left {
 				parts = append(parts, fmt.Sprintf("%d without taints", s.Left))

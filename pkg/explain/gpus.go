@@ -49,8 +49,11 @@ func (g GPU) Text() string {
 		what := b.Device
 		if b.Profile != "" {
 			what = b.Profile
-			if b.mig {
+			switch {
+			case b.mig:
 				what = fmt.Sprintf("%s at slice %d", b.Profile, b.Slice)
+			case b.Profile == string(gpu.TypeGPU):
+				what = "the whole GPU"
 			}
 		}
 		by = append(by, what+" held by "+b.Claim)

@@ -70,11 +70,15 @@ func (r *Report) writeNodes(w io.Writer) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NODE\tWHY NOT")
 	for _, n := range r.Nodes {
-		why := n.Why
+		lines := n.parts()
 		if n.Fits {
-			why = "it fits"
+			lines = []string{"it fits"}
 		}
-		fmt.Fprintf(table, "%s\t%s\n", n.Name, why)
+		name := n.Name
+		for _, l := range lines {
+			fmt.Fprintf(table, "%s\t%s\n", name, l)
+			name = ""
+		}
 	}
 	table.Flush()
 }

@@ -69,7 +69,7 @@ func (f *funnel) noMatch(node string) []Cause {
 			all = append(all, f.cause(NoMatch, s.class, fmt.Sprintf("class %s takes none of %s: %s", s.class, left, short(s.CEL.Expression, 120))))
 			continue
 		}
-		all = append(all, f.cause(NoMatch, s.CEL.Expression, fmt.Sprintf("selector %q of request %s takes none of %s", short(s.CEL.Expression, 80), f.r.Name, left)))
+		all = append(all, f.cause(NoMatch, s.CEL.Expression, fmt.Sprintf("selector `%s` of request %s takes none of %s", short(s.CEL.Expression, 80), f.r.Name, left)))
 	}
 	return all
 }
@@ -97,11 +97,11 @@ func (f *funnel) blameExpression() ([]Cause, []Change) {
 	if x.CEL != nil {
 		expression = x.CEL.Expression
 	}
-	cause := f.cause(SelectorError, expression, fmt.Sprintf("selector %q %s fails on device %s, and that ends every attempt: %v", short(expression, 80), of, x.device.Name, x.err))
+	cause := f.cause(SelectorError, expression, fmt.Sprintf("selector `%s` %s fails on device %s, and that ends every attempt: %v", short(expression, 80), of, x.device.Name, x.err))
 	var changes []Change
 	if guard := f.guard(); guard != "" {
 		c := Change{Kind: GuardSelector, Class: x.class, Index: x.index, Expression: guard + " && (" + expression + ")",
-			Text: fmt.Sprintf("put %q before selector %q %s", guard, short(expression, 80), of)}
+			Text: fmt.Sprintf("put `%s` before selector `%s` %s", guard, short(expression, 80), of)}
 		if x.class == "" {
 			c.Claim, c.Request = f.Claim, f.Request.Request
 		}

@@ -69,9 +69,7 @@ type Fleet struct {
 	state structured.AllocatedState
 	// holders are the claims that a device is allocated to, but for admin access.
 	holders map[structured.DeviceID][]*resourceapi.ResourceClaim
-	// refused are the shapes of claims that did not fit on a node, and will not
-	// before one of its devices is released.
-	refused map[string]sets.Set[string]
+	skips   skips
 }
 
 type poolID struct{ driver, name string }
@@ -91,7 +89,7 @@ func New(s Snapshot) *Fleet {
 			AggregatedCapacity: structured.NewConsumedCapacityCollection(),
 		},
 		holders: map[structured.DeviceID][]*resourceapi.ResourceClaim{},
-		refused: map[string]sets.Set[string]{},
+		skips:   newSkips(),
 	}
 	for _, c := range s.Classes {
 		f.classes[c.Name] = c
@@ -251,8 +249,8 @@ func (l *limit) Err() error {
 }
 
 // Place allocates the pod's claims on the first node where they fit, and takes the
-// devices. The claims returned are copies with their allocations. Nodes that have
-// refused claims alike are skipped until they have had a release.
+// devices. The claims returned are copies with their allocations. Nodes that cannot
+// have what is asked for are skipped without asking the allocator.
 func (f *Fleet) Place(ctx context.Context, p Pod) (node string, placed []*resourceapi.ResourceClaim, err error) {
 	pending, shape := p.Pending(), ""
 	for _, c := range pending {
@@ -264,18 +262,21 @@ func (f *Fleet) Place(ctx context.Context, p Pod) (node string, placed []*resour
 	}
 	var errs []error
 	for _, n := range f.nodes {
-		if p.Excluded(n) != "" || f.refused[n.Name].Has(shape) {
+		if f.skips.refused[n.Name].Has(shape) || p.Excluded(n) != "" {
 			continue
 		}
-		results, err := f.Allocate(ctx, n, pending...)
+		var results []resourceapi.AllocationResult
+		hopeless, err := f.hopeless(ctx, n, pending)
+		if hopeless {
+			err = ErrNoFit
+		} else if err == nil {
+			results, err = f.Allocate(ctx, n, pending...)
+		}
+		if errors.Is(err, ErrSearch) {
+			errs = append(errs, fmt.Errorf("node %s: %w", n.Name, err))
+		}
 		if errors.Is(err, ErrNoFit) || errors.Is(err, ErrSearch) {
-			if f.refused[n.Name] == nil {
-				f.refused[n.Name] = sets.New[string]()
-			}
-			f.refused[n.Name].Insert(shape)
-			if errors.Is(err, ErrSearch) {
-				errs = append(errs, fmt.Errorf("node %s: %w", n.Name, err))
-			}
+			f.skips.refuse(n.Name, shape)
 			continue
 		}
 		if err != nil {
@@ -295,7 +296,10 @@ func (f *Fleet) Place(ctx context.Context, p Pod) (node string, placed []*resour
 
 // Take makes the devices of an allocated claim be in use.
 func (f *Fleet) Take(c *resourceapi.ResourceClaim) {
+	taken := sets.New[poolID]()
+	defer func() { f.changed(taken, false) }()
 	for id, r := range held(c) {
+		taken.Insert(poolID{r.Driver, r.Pool})
 		f.holders[id] = append(f.holders[id], c)
 		if r.ShareID == nil {
 			f.state.AllocatedDevices.Insert(id)
@@ -325,11 +329,7 @@ func (f *Fleet) Release(c *resourceapi.ResourceClaim) {
 			f.state.AggregatedCapacity.Remove(structured.NewDeviceConsumedCapacity(id, r.ConsumedCapacity))
 		}
 	}
-	for _, n := range f.nodes {
-		if slices.ContainsFunc(f.pools[n.Name], func(p poolSlices) bool { return released.Has(p.id) }) {
-			delete(f.refused, n.Name)
-		}
-	}
+	f.changed(released, true)
 }
 
 // held are the devices that a claim has in use. Admin access uses none.

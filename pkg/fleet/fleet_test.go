@@ -102,35 +102,52 @@ func TestPlaceTriesNodesInOrder(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoFit)
 }
 
-// Skipping nodes that have refused a shape changes no result: random claims come and go.
+// Skipping nodes changes no result: random claims come and go, and each is placed
+// where asking the allocator on every node places it.
 func TestSkippingChangesNothing(t *testing.T) {
 	s := snapshot(t, "2xH100-SXM5-80GB", "H100-SXM5-80GB", "2xL40S")
 	shapes := []string{profile("1g.10gb"), profile("2g.20gb"), profile("3g.40gb"), profile("4g.40gb"), wholeClass, replicaClass}
 	random := rand.New(rand.NewPCG(1, 2))
-	skipping, plain := New(s), New(s)
-	type held struct{ a, b *resourceapi.ResourceClaim }
-	var all []held
+	f := New(s)
+	var all []*resourceapi.ResourceClaim
 	refusals := 0
 	for i := range 600 {
 		if len(all) > 0 && random.IntN(3) == 0 {
 			n := random.IntN(len(all))
-			skipping.Release(all[n].a)
-			plain.Release(all[n].b)
-			all = append(all[:n], all[n+1:]...)
+			f.Release(all[n])
+			all = slices.Delete(all, n, n+1)
 			continue
 		}
 		c := claim(fmt.Sprint(i), shapes[random.IntN(len(shapes))])
-		clear(plain.refused)
-		nodeA, a, errA := skipping.Place(t.Context(), alone(c))
-		nodeB, b, errB := plain.Place(t.Context(), alone(c))
-		require.Equal(t, errB, errA)
-		require.Equal(t, nodeB, nodeA)
-		require.Equal(t, b, a)
-		if errA != nil {
+		switch random.IntN(4) {
+		case 0:
+			c.Spec.Devices.Requests[0].Exactly.Count = 2
+		case 1:
+			c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, resourceapi.DeviceRequest{Name: "r1", FirstAvailable: []resourceapi.DeviceSubRequest{
+				{Name: "a", DeviceClassName: shapes[random.IntN(len(shapes))]}, {Name: "b", DeviceClassName: shapes[random.IntN(len(shapes))]},
+			}})
+			setDefaults(c)
+		}
+		var want []resourceapi.AllocationResult
+		var wantNode string
+		for _, n := range f.Nodes() {
+			results, err := f.Allocate(t.Context(), n, c)
+			if err == nil {
+				want, wantNode = results, n.Name
+				break
+			}
+			require.ErrorIs(t, err, ErrNoFit)
+		}
+		node, placed, err := f.Place(t.Context(), alone(c))
+		require.Equal(t, wantNode, node)
+		if want == nil {
+			require.ErrorIs(t, err, ErrNoFit)
 			refusals++
 			continue
 		}
-		all = append(all, held{a[0], b[0]})
+		require.NoError(t, err)
+		require.Equal(t, want[0], *placed[0].Status.Allocation)
+		all = append(all, placed...)
 	}
 	require.Greater(t, refusals, 50)
 }
@@ -152,6 +169,11 @@ func TestAllocateErrors(t *testing.T) {
 	_, err = f.Allocate(t.Context(), node, claim("c", profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("7g.141gb")))
 	require.ErrorIs(t, err, ErrSearch)
 	_, _, err = f.Place(t.Context(), alone(claim("c", profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("7g.141gb"))))
+	require.ErrorIs(t, err, ErrNoFit, "no device at all for one of the requests")
+	small := slices.Repeat([]string{profile("1g.10gb")}, 8)
+	two := New(snapshot(t, "2xH100-SXM5-80GB"))
+	two.Search = 1000
+	_, _, err = two.Place(t.Context(), alone(claim("c", append(small, wholeClass)...)))
 	require.ErrorIs(t, err, ErrSearch)
 	_, err = f.Allocate(t.Context(), node, claim("c", profile("7g.141gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb"), profile("1g.10gb")))
 	require.ErrorIs(t, err, ErrNoFit, "the scarcest first ends at once")
