@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -57,7 +59,16 @@ func newRootCommand() *cobra.Command {
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: displayName(os.Args[0])},
 	}
-	root.AddCommand(newPluginCommand(), newDiagnoseCommand(), newCleanupCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newDiagnoseCommand(), newExplainCommand(), newSimulateCommand(), newExportSlicesCommand(), newCleanupCommand(), newSimCommand())
 	return root
+}
+
+// displayName is how help names the program: kubectl runs kubectl-kerf as "kubectl kerf".
+func displayName(program string) string {
+	if strings.HasPrefix(filepath.Base(program), "kubectl-kerf") {
+		return "kubectl kerf"
+	}
+	return "kerf"
 }

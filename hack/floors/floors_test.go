@@ -23,7 +23,8 @@ var table = [][]string{
 	{"pkg/nvml", "pkg/nvmlsim", "pkg/journal", "pkg/cdispec", "pkg/dcgm"},
 	{"pkg/claims", "pkg/pool", "pkg/health", "pkg/scaling"},
 	{"pkg/fleet", "pkg/plugin", "pkg/pool/pooltest", "pkg/claims/crash"},
-	{"pkg/diagnose", "pkg/controller"},
+	{"pkg/diagnose", "pkg/controller", "pkg/explain"},
+	{"pkg/simulate"},
 	{"cmd/kerf", "pkg/nvmlsim/nvidia-smi", "hack/demo", "hack/floors", "test/sweep"},
 }
 

@@ -3,6 +3,7 @@ package gpu
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -170,4 +171,30 @@ func CapabilityMinor(boardMinor, gi, ci int) int {
 		minor += 1 + ci
 	}
 	return minor
+}
+
+// MaxBoards is how many boards a node can have, more than any server holds.
+const MaxBoards = 16
+
+// ParseBoards reads the boards of a node: "8xH100-SXM5-80GB,2xL40S", where the
+// number may be left out for one board.
+func ParseBoards(text string) ([]Board, error) {
+	var all []Board
+	for part := range strings.SplitSeq(text, ",") {
+		count, name := 1, strings.TrimSpace(part)
+		if number, rest, ok := strings.Cut(name, "x"); ok {
+			if n, err := strconv.Atoi(number); err == nil {
+				count, name = n, rest
+			}
+		}
+		b, err := BoardByName(name)
+		if err != nil {
+			return nil, err
+		}
+		if count < 1 || len(all)+count > MaxBoards {
+			return nil, fmt.Errorf("%q: a node has 1 to %d boards", text, MaxBoards)
+		}
+		all = append(all, slices.Repeat([]Board{b}, count)...)
+	}
+	return all, nil
 }

@@ -123,3 +123,23 @@ func TestUsable(t *testing.T) {
 		require.Equal(t, c.usable, i.Usable(), c.compute)
 	}
 }
+
+func TestParseBoards(t *testing.T) {
+	for text, want := range map[string][]string{
+		"L40S":                     {"L40S"},
+		"2xh100-sxm5-80gb, 1xA10G": {"H100-SXM5-80GB", "H100-SXM5-80GB", "A10G"},
+		"0xA10G":                   nil,
+		"17xA10G":                  nil,
+		"9xA10G,8xL40S":            nil,
+		"8xB1000":                  nil,
+		"":                         nil,
+	} {
+		boards, err := gpu.ParseBoards(text)
+		require.Equal(t, want == nil, err != nil, text)
+		var names []string
+		for _, b := range boards {
+			names = append(names, b.Name)
+		}
+		require.Equal(t, want, names, text)
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/kerf-project/kerf/pkg/gpu"
@@ -13,7 +12,7 @@ import (
 
 // MaxGPUs is how many boards a simulated node can have. Toggles need as many
 // minor numbers again, and the driver's table of capabilities ends at 32 boards.
-const MaxGPUs = 16
+const MaxGPUs = gpu.MaxBoards
 
 // Spec describes a simulated node.
 type Spec struct {
@@ -95,22 +94,14 @@ func oneOf[T ~string](key string, value T, known ...T) (T, error) {
 
 // addBoards reads "8xH100-SXM5-80GB" or, for one, "L40S".
 func (s *Spec) addBoards(text string) error {
-	count, name := 1, text
-	if number, rest, ok := strings.Cut(text, "x"); ok {
-		if n, err := strconv.Atoi(number); err == nil {
-			count, name = n, rest
-		}
-	}
-	if count < 1 || len(s.Boards)+count > MaxGPUs {
-		return fmt.Errorf("%q: a node has 1 to %d boards", text, MaxGPUs)
-	}
-	b, err := gpu.BoardByName(name)
+	boards, err := gpu.ParseBoards(text)
 	if err != nil {
 		return err
 	}
-	for range count {
-		s.Boards = append(s.Boards, b)
+	if len(s.Boards)+len(boards) > MaxGPUs {
+		return fmt.Errorf("%q: a node has 1 to %d boards", text, MaxGPUs)
 	}
+	s.Boards = append(s.Boards, boards...)
 	return nil
 }
 

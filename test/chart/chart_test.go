@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	configv1alpha1 "github.com/kerf-project/kerf/api/config/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/fleet"
 	"github.com/kerf-project/kerf/pkg/gpu"
 )
 
@@ -216,6 +217,25 @@ func TestProfilesOfAllBoards(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, got)
+}
+
+// kerf explain and kerf simulate know the chart's classes where there is no cluster to ask.
+func TestDefaultClasses(t *testing.T) {
+	for _, driver := range []string{"gpu.nvidia.com", "gpu.kerf.dev"} {
+		manifests, err := render(t, "driverName: "+driver)
+		require.NoError(t, err)
+		want := map[string]resourceapi.DeviceClassSpec{}
+		for _, object := range decode(t, manifests) {
+			if c, ok := object.(*resourceapi.DeviceClass); ok {
+				want[c.Name] = c.Spec
+			}
+		}
+		got := map[string]resourceapi.DeviceClassSpec{}
+		for _, c := range fleet.DefaultClasses(driver) {
+			got[c.Name] = c.Spec
+		}
+		require.Equal(t, want, got)
+	}
 }
 
 // classes compiles the expressions of all device classes.

@@ -54,6 +54,9 @@ func TestDocumentsParse(t *testing.T) {
 			case configv1alpha1.Kind:
 				_, err := configv1alpha1.Parse([]byte(block))
 				require.NoError(t, err, "%s:\n%s", path, block)
+			case configv1alpha1.FleetKind:
+				_, err := configv1alpha1.ParseFleet([]byte(block))
+				require.NoError(t, err, "%s:\n%s", path, block)
 			default:
 				for _, object := range decode(t, block) {
 					offered.require(t, path, object)

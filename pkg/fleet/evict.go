@@ -1,0 +1,199 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// Verdict says whether claims fit somewhere.
+type Verdict string
+
+// The verdicts.
+const (
+	FitsNow   Verdict = "Now"
+	FitsAfter Verdict = "After"
+	FitsNever Verdict = "Never"
+)
+
+// Feasibility is whether, where and after whom a pod's claims fit.
+type Feasibility struct {
+	Verdict Verdict
+	// Node is empty if they never fit.
+	Node string
+	// After are the claims that have to go first.
+	After []*resourceapi.ResourceClaim
+}
+
+// Feasible looks for the first node where the pod's claims fit, else for the one on
+// which the fewest claims have to go, of those that may. A nil may allows all.
+func (f *Fleet) Feasible(ctx context.Context, p Pod, may func(*resourceapi.ResourceClaim) bool) (Feasibility, error) {
+	best := Feasibility{Verdict: FitsNever}
+	var nodes []*corev1.Node
+	for _, n := range f.nodes {
+		if p.Excluded(n) != "" {
+			continue
+		}
+		_, err := f.Allocate(ctx, n, p.Pending()...)
+		switch {
+		case err == nil:
+			return Feasibility{Verdict: FitsNow, Node: n.Name}, nil
+		case !errors.Is(err, ErrNoFit) && !errors.Is(err, ErrSearch):
+			return Feasibility{}, err
+		}
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		sets, err := f.Evictions(ctx, n, p.Pending(), may)
+		if err != nil {
+			return Feasibility{}, err
+		}
+		if len(sets) > 0 && (best.After == nil || len(sets[0]) < len(best.After)) {
+			best = Feasibility{Verdict: FitsAfter, Node: n.Name, After: sets[0]}
+		}
+	}
+	return best, nil
+}
+
+// maxPairs bounds the claims among which pairs are tried one by one.
+const maxPairs = 24
+
+// Evictions are sets of claims, of those that may go, without which the claims
+// given would fit on the node: the smallest first, each tried with the allocator,
+// and none with a claim that could stay. If one claim is enough, all such claims are
+// there. Sets of more than two are the smallest ones for a request of one
+// device; for several they are those that were found GPU by GPU.
+func (f *Fleet) Evictions(ctx context.Context, node *corev1.Node, claims []*resourceapi.ResourceClaim, may func(*resourceapi.ResourceClaim) bool) ([][]*resourceapi.ResourceClaim, error) {
+	snapshot := f.Only(node)
+	var movable []*resourceapi.ResourceClaim
+	for _, c := range snapshot.Claims {
+		if may == nil || may(c) {
+			movable = append(movable, c)
+		}
+	}
+	alone := f.With(snapshot)
+	fits := func(without []*resourceapi.ResourceClaim) (bool, error) {
+		for _, c := range without {
+			alone.Release(c)
+		}
+		_, err := alone.Allocate(ctx, node, claims...)
+		for _, c := range without {
+			alone.Take(c)
+		}
+		if errors.Is(err, ErrNoFit) || errors.Is(err, ErrSearch) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	if ok, err := fits(movable); !ok || err != nil {
+		return nil, err
+	}
+	var found [][]*resourceapi.ResourceClaim
+	for _, c := range movable {
+		if err := try(&found, fits, c); err != nil {
+			return nil, err
+		}
+	}
+	if len(found) > 0 {
+		return found, nil
+	}
+	// Shrink what is enough for each device, or for each GPU, or at all.
+	starts, err := alone.starts(ctx, node, claims, movable)
+	if err != nil {
+		return nil, err
+	}
+	for _, start := range append(starts, movable) {
+		set, err := shrink(start, fits)
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(set, func(a, b *resourceapi.ResourceClaim) int { return strings.Compare(Key(a), Key(b)) })
+		if set != nil && !slices.ContainsFunc(found, func(o []*resourceapi.ResourceClaim) bool { return same(o, set) }) {
+			found = append(found, set)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b []*resourceapi.ResourceClaim) int { return len(a) - len(b) })
+	if len(found[0]) > 2 && len(movable) <= maxPairs {
+		var pairs [][]*resourceapi.ResourceClaim
+		for i, c := range movable {
+			for _, d := range movable[:i] {
+				if err := try(&pairs, fits, c, d); err != nil {
+					return nil, err
+				}
+			}
+		}
+		found = append(pairs, found...)
+	}
+	return found, nil
+}
+
+func try(found *[][]*resourceapi.ResourceClaim, fits func([]*resourceapi.ResourceClaim) (bool, error), set ...*resourceapi.ResourceClaim) error {
+	ok, err := fits(set)
+	if ok {
+		*found = append(*found, set)
+	}
+	return err
+}
+
+// starts are sets of claims that may be enough: those in the way of each device, and those on each counter set.
+func (f *Fleet) starts(ctx context.Context, node *corev1.Node, claims, movable []*resourceapi.ResourceClaim) ([][]*resourceapi.ResourceClaim, error) {
+	pools, err := f.Pools(node)
+	if err != nil {
+		return nil, err
+	}
+	var all [][]*resourceapi.ResourceClaim
+	add := func(set []*resourceapi.ResourceClaim) {
+		set = slices.DeleteFunc(slices.Clone(set), func(c *resourceapi.ResourceClaim) bool { return !slices.Contains(movable, c) })
+		if len(set) > 0 && !slices.ContainsFunc(all, func(o []*resourceapi.ResourceClaim) bool { return same(o, set) }) {
+			all = append(all, set)
+		}
+	}
+	requests := Requests(claims)
+	for _, p := range pools {
+		bySet := map[string][]*resourceapi.ResourceClaim{}
+		for _, d := range p.Devices {
+			for _, r := range requests {
+				matches, err := f.Selects(ctx, r, d)
+				if err != nil {
+					return nil, err
+				}
+				if matches {
+					add(p.Blockers(d, r.AdminAccess))
+				}
+			}
+			for _, consumed := range d.ConsumesCounters {
+				bySet[consumed.CounterSet] = append(bySet[consumed.CounterSet], p.Holders(d)...)
+			}
+		}
+		for _, name := range sets.List(sets.KeySet(bySet)) {
+			add(bySet[name])
+		}
+	}
+	return all, nil
+}
+
+// shrink takes claims out of a set that is enough until none is left that could
+// stay, or returns nil if the set is not enough.
+func shrink(set []*resourceapi.ResourceClaim, fits func([]*resourceapi.ResourceClaim) (bool, error)) ([]*resourceapi.ResourceClaim, error) {
+	if ok, err := fits(set); !ok || err != nil {
+		return nil, err
+	}
+	for _, c := range slices.Clone(set) {
+		fewer := slices.DeleteFunc(slices.Clone(set), func(o *resourceapi.ResourceClaim) bool { return o == c })
+		ok, err := fits(fewer)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			set = fewer
+		}
+	}
+	return set, nil
+}
+
+func same(a, b []*resourceapi.ResourceClaim) bool { return sets.New(a...).Equal(sets.New(b...)) }
