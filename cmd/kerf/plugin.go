@@ -115,16 +115,20 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	}
 	defer here.close(ctx)
 	loaded := nvml.LoadedDriver(here.driverRoot, here.hostRoot)
+	events, stopEvents := newEvents(ctx, client, f.nodeName)
+	defer stopEvents()
+	neighbours := &plugin.Neighbours{Client: client, Events: events, Node: f.nodeName, Driver: f.driverName, RegistryDir: f.kubeletRegistryDir, NodeRoot: "/"}
+	if err := neighbours.Refuse(ctx); err != nil {
+		return err
+	}
 	node := pool.Node{Name: f.nodeName, Driver: f.driverName}
 	server := plugin.Server{Client: client, Node: node}
 	monitor := health.New(ctx, here.adapter, server.ClearHealth, here.config.HealthPolicy(), f.stateDir, here.hostRoot)
 	engine := here.engine(monitor.Concerns)
 	metadata := plugin.Metadata{Driver: f.driverName, CDIRoot: f.cdiRoot, PluginDir: pluginDir, Records: here.records}
-	if err := errors.Join(engine.Recover(ctx), metadata.Sweep()); err != nil {
+	if err := errors.Join(engine.Recover(ctx), metadata.Sweep(), neighbours.Warn(ctx)); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
-	events, stopEvents := newEvents(ctx, client, f.nodeName)
-	defer stopEvents()
 	self := plugin.NodeReference(f.nodeName)
 	plugin.KeepMIGOn(ctx, here.adapter, here.config, engine.TurnMIGOn, self, events)
 
@@ -178,7 +182,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	run(func() error { return publisher.Run(ctx, here.records, helper.PublishResources) })
 	run(func() error {
 		recover := func(ctx context.Context) error {
-			return errors.Join(engine.Recover(ctx), stale.Sweep(ctx), metadata.Sweep())
+			return errors.Join(engine.Recover(ctx), stale.Sweep(ctx), metadata.Sweep(), neighbours.Warn(ctx))
 		}
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
 		return nil

@@ -11,6 +11,7 @@ import (
 
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/kerf-project/kerf/pkg/plugin"
 	"github.com/kerf-project/kerf/pkg/pool"
 )
 
@@ -22,8 +23,8 @@ func checkKubelet(f *facts) (string, []Finding) {
 	}
 	var faults []Finding
 	for _, r := range f.registrations {
-		if r.err != nil && strings.HasPrefix(filepath.Base(r.path), f.Driver) {
-			faults = append(faults, warn(r.path, "delete it, if no plugin is just starting: rm "+r.path, "nobody answers at this registration socket: a plugin was killed"))
+		if r.Err != nil && strings.HasPrefix(filepath.Base(r.Path), f.Driver) {
+			faults = append(faults, warn(r.Path, "delete it, if no plugin is just starting: rm "+r.Path, "nobody answers at this registration socket: a plugin was killed"))
 		}
 	}
 	ours, _ := f.ours()
@@ -31,8 +32,8 @@ func checkKubelet(f *facts) (string, []Finding) {
 		return "", append(faults, fail("", start, "no plugin of driver %s answers in %s: the kubelet can prepare no claim", f.Driver, f.RegistryDir))
 	}
 	for _, r := range ours {
-		if r.unreachable != nil {
-			faults = append(faults, fail(r.path, "restart the plugin: a socket whose file is gone comes back with a new process only", "the plugin registers %s, where nobody answers: %v", r.info.Endpoint, r.unreachable))
+		if r.Unreachable != nil {
+			faults = append(faults, fail(r.Path, "restart the plugin: a socket whose file is gone comes back with a new process only", "the plugin registers %s, where nobody answers: %v", r.Info.Endpoint, r.Unreachable))
 		}
 	}
 	if len(faults) == 0 && f.notReady != "" {
@@ -100,11 +101,11 @@ func checkOtherDrivers(f *facts) (string, []Finding) {
 	var faults []Finding
 	_, rivals := f.ours()
 	for _, r := range rivals {
-		faults = append(faults, fail(r.path, "run one of the two on this node: uninstall the other, keep it off with a node selector, or give kerf another driverName", "another program, %s, registers the driver %s too: the kubelet asks whichever registered last", r.program, f.Driver))
+		faults = append(faults, fail(r.Path, "run one of the two on this node: uninstall the other, keep it off with a node selector, or give kerf another driverName", "another program, %s, registers the driver %s too: the kubelet asks whichever registered last", r.Program, f.Driver))
 	}
 	for _, r := range f.registrations {
-		if r.info != nil && r.info.Type == registerapi.DRAPlugin && r.info.Name == pool.DefaultDriver && r.info.Name != f.Driver {
-			faults = append(faults, warn(r.path, "let only one of them have each GPU", "the driver %s hands out the same GPUs as kerf's %s, and neither knows of the other's claims", r.info.Name, f.Driver))
+		if r.Info != nil && r.Info.Type == registerapi.DRAPlugin && r.Info.Name == pool.DefaultDriver && r.Info.Name != f.Driver {
+			faults = append(faults, warn(r.Path, "let only one of them have each GPU", "the driver %s hands out the same GPUs as kerf's %s, and neither knows of the other's claims", r.Info.Name, f.Driver))
 		}
 	}
 	for _, path := range f.devicePlugins {
@@ -121,12 +122,9 @@ func checkOtherDrivers(f *facts) (string, []Finding) {
 	return "nobody else hands out GPUs", faults
 }
 
-// Labels by which NVIDIA's MIG manager is told what layout to make.
-const migConfigLabel = "nvidia.com/mig.config"
-
 // checkModeAgents looks for programs that change MIG modes and instances beside kerf.
 func checkModeAgents(f *facts) (string, []Finding) {
-	const cure = "keep it off this node (with the GPU operator: migManager.enabled=false) and remove the label " + migConfigLabel
+	const cure = "keep it off this node (with the GPU operator: migManager.enabled=false) and remove the label " + plugin.MIGConfigLabel
 	var faults []Finding
 	for _, p := range f.programs {
 		// The kernel's name of a process has 15 letters.
@@ -135,8 +133,8 @@ func checkModeAgents(f *facts) (string, []Finding) {
 		}
 	}
 	if f.api.node != nil {
-		if layout := f.api.node.Labels[migConfigLabel]; layout != "" {
-			faults = append(faults, warn(f.NodeName, cure, "the node's label %s=%s asks NVIDIA's MIG manager for a layout", migConfigLabel, layout))
+		if layout := f.api.node.Labels[plugin.MIGConfigLabel]; layout != "" {
+			faults = append(faults, warn(f.NodeName, cure, "the node's label %s=%s asks NVIDIA's MIG manager for a layout", plugin.MIGConfigLabel, layout))
 		}
 	}
 	if len(f.programs) == 0 && f.api.node == nil {

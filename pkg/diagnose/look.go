@@ -48,7 +48,7 @@ type facts struct {
 	holders map[string][]holder
 	// programs are the processes of the node.
 	programs      []program
-	registrations []registration
+	registrations []plugin.Registration
 	// devicePlugins are the live sockets of NVIDIA's.
 	devicePlugins []string
 	// notReady is what the plugin says that it lacks.
@@ -68,7 +68,7 @@ func look(ctx context.Context, s Sources) *facts {
 	if f.programs, err = programsOf(s.NodeRoot); err != nil {
 		f.skip("the processes of the node: %v (outside the host's pid namespace, or without root, they are not to be seen)", err)
 	}
-	f.registrations = registrationsIn(ctx, s.RegistryDir, s.NodeRoot)
+	f.registrations = plugin.Registrations(ctx, s.RegistryDir, s.NodeRoot)
 	f.devicePlugins = devicePluginsIn(ctx, s.DevicePluginsDir)
 	f.askReady(ctx)
 	f.askAPI(ctx)
