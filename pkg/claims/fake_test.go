@@ -39,6 +39,8 @@ type world struct {
 	// failAt fails that step, counted from 0, before it has its effect, or after it where late is set.
 	// From it on all steps fail where dead is set, as if the process had been killed.
 	failAt int
+	// opened is true where somebody has the driver open, whom no list of processes names.
+	opened bool
 	// unwell is the device that something is wrong with.
 	unwell     gpu.Device
 	late, dead bool
@@ -100,7 +102,7 @@ func (w *world) Processes(_ context.Context, uuid string) ([]gpu.Process, error)
 
 func (w *world) SetMIGMode(_ context.Context, uuid string, on bool) error {
 	return w.step("SetMIGMode", func() error {
-		if len(w.boards[uuid].Instances) > 0 || len(w.holder[uuid]) > 0 {
+		if len(w.boards[uuid].Instances) > 0 || len(w.holder[uuid]) > 0 || w.opened {
 			return gpu.ErrInUse
 		}
 		w.boards[uuid].MIG.Current = on

@@ -140,3 +140,13 @@ func TestAdminAccessChangesNothing(t *testing.T) {
 	_, err = w.engine(t).Prepare(t.Context(), claim("whole", gpu.Device{Type: gpu.TypeGPU, GPU: "GPU-a"}))
 	require.NoError(t, err)
 }
+
+// Who keeps a board from changing its mode and is in no list is told of all the same.
+func TestAModeChangeThatSomebodyUnseenBlocks(t *testing.T) {
+	w := newWorld(t)
+	w.opened = true
+	_, err := w.engine(t).Prepare(t.Context(), claim("x", mig("GPU-a", "1g.10gb", 6, 1)))
+	require.ErrorIs(t, err, gpu.ErrInUse)
+	require.ErrorContains(t, err, "during an update, the other plugin")
+	requireClean(t, w)
+}

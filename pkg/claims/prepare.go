@@ -254,6 +254,10 @@ func (e *Engine) mode(ctx context.Context, claim string, d gpu.Device) (gpu.GPU,
 	}
 	err = e.hardware.SetMIGMode(ctx, d.GPU, need)
 	e.specs.Invalidate()
+	if errors.Is(err, gpu.ErrInUse) {
+		// Who was to be seen has been named before.
+		return gpu.GPU{}, fmt.Errorf("change the MIG mode of %s: %w (no process is to be seen on it: a monitoring agent such as DCGM or, during an update, the other plugin of this node has it open; it is tried again, and kerf diagnose says who it is)", d.GPU, err)
+	}
 	if err != nil {
 		return gpu.GPU{}, fmt.Errorf("change the MIG mode of %s: %w", d.GPU, err)
 	}
