@@ -117,7 +117,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	loaded := nvml.LoadedDriver(here.driverRoot, here.hostRoot)
 	events, stopEvents := newEvents(ctx, client, f.nodeName)
 	defer stopEvents()
-	neighbours := &plugin.Neighbours{Client: client, Events: events, Node: f.nodeName, Driver: f.driverName, RegistryDir: f.kubeletRegistryDir, NodeRoot: "/"}
+	neighbours := &plugin.Neighbours{Client: client, Events: events, Node: f.nodeName, Driver: f.driverName, Program: plugin.ProgramName(), RegistryDir: f.kubeletRegistryDir, NodeRoot: "/"}
 	if err := neighbours.Refuse(ctx); err != nil {
 		return err
 	}

@@ -21,21 +21,23 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 		return nil, err
 	}
 	defer unlock()
-	// An earlier call can have left instances on other GPUs, if its record was lost.
-	left, err := e.owned(c.UID)
-	if err != nil {
-		return nil, err
-	}
-	unlockGPUs, err := e.lockGPUs(ctx, c.Devices, left)
+	unlockGPUs, err := e.lockGPUs(ctx, c.Devices, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer unlockGPUs()
 
 	record, err := e.record(c.UID)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	// Of what an earlier call of this claim left, what lies on other GPUs, because it
+	// was allocated anew and its record was lost, goes with its release or with Recover.
+	left, err := e.ownedOn(c.UID, c.Devices)
+	if err != nil {
+		return nil, err
+	}
+	switch {
 	case record == nil:
 		// New, or as good as new: its instances have records of their own.
 	case !sameDevices(record.Devices, c.Devices):
@@ -48,7 +50,7 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 	}
 	// Whatever an earlier call of this claim left behind goes first.
 	if record != nil || len(left) > 0 {
-		if err := e.release(ctx, c.UID, e.destroy); err != nil {
+		if err := e.release(ctx, c.UID, left, e.destroy); err != nil {
 			return nil, fmt.Errorf("undo what an earlier call left of claim %s/%s: %w", c.Namespace, c.Name, err)
 		}
 	}
@@ -64,7 +66,11 @@ func (e *Engine) Prepare(ctx context.Context, c Claim) ([]Prepared, error) {
 	// The call may be over; its undo must still run.
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if undoErr := e.release(undo, c.UID, e.destroy); undoErr != nil {
+	left, undoErr := e.ownedOn(c.UID, c.Devices)
+	if undoErr == nil {
+		undoErr = e.release(undo, c.UID, left, e.destroy)
+	}
+	if undoErr != nil {
 		err = errors.Join(err, fmt.Errorf("and undoing it failed, it will be tried again: %w", undoErr))
 	}
 	return nil, err

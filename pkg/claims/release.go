@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
@@ -57,7 +58,7 @@ func (e *Engine) unprepare(ctx context.Context, uid string) error {
 			return err
 		}
 	}
-	if err := e.release(ctx, uid, giveBack); err != nil {
+	if err := e.release(ctx, uid, owned, giveBack); err != nil {
 		err = fmt.Errorf("release claim %s/%s (%s): %w", record.Namespace, record.Name, uid, err)
 		return e.blocked(ctx, record, err)
 	}
@@ -66,13 +67,9 @@ func (e *Engine) unprepare(ctx context.Context, uid string) error {
 
 // release removes the CDI spec first, so that no container starts with what is
 // about to go, then the instances and time slices, then the record. It can be
-// repeated at will.
-func (e *Engine) release(ctx context.Context, uid string, giveBack func(context.Context, *journal.Instance) error) error {
+// repeated at will. The locks of the claim and of the GPUs of its instances are held.
+func (e *Engine) release(ctx context.Context, uid string, owned []*journal.Instance, giveBack func(context.Context, *journal.Instance) error) error {
 	if err := e.specs.Remove(uid); err != nil {
-		return err
-	}
-	owned, err := e.owned(uid)
-	if err != nil {
 		return err
 	}
 	var errs []error
@@ -89,6 +86,21 @@ func (e *Engine) release(ctx context.Context, uid string, giveBack func(context.
 // owned are the records of the instances that were made for a claim.
 func (e *Engine) owned(uid string) ([]*journal.Instance, error) {
 	return readable(e.journal.InstancesOf(uid))
+}
+
+// ownedOn are those of them on the GPUs of some devices.
+func (e *Engine) ownedOn(uid string, devices []journal.ClaimDevice) ([]*journal.Instance, error) {
+	var all []*journal.Instance
+	uuids := gpusOf(devices)
+	slices.Sort(uuids)
+	for _, uuid := range slices.Compact(uuids) {
+		on, err := readable(e.journal.InstancesOn(uuid))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, slices.DeleteFunc(on, func(i *journal.Instance) bool { return i.Claim != uid })...)
+	}
+	return all, nil
 }
 
 // destroy destroys the instance of a record, if it is still the one that was

@@ -13,7 +13,7 @@ import (
 
 // ours are the registrations of this driver that kerf's plugins hold, and rivals those that others do.
 func (f *facts) ours() (ours, rivals []plugin.Registration) {
-	return plugin.Rivals(f.registrations, f.Driver)
+	return plugin.Rivals(f.registrations, f.Driver, self)
 }
 
 // devicePluginsIn are the sockets of NVIDIA's device plugins that are alive.

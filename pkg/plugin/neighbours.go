@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -21,16 +22,27 @@ type Neighbours struct {
 	Events record.EventRecorder
 	// Node and Driver are the names of the node and of the DRA driver.
 	Node, Driver string
+	// Program is this program's name as the kernel has it, which all plugins of kerf have.
+	Program string
 	// RegistryDir is the kubelet's directory of registration sockets, and below NodeRoot is the node's /proc.
 	RegistryDir, NodeRoot string
 
 	told []string
 }
 
+// ProgramName is the name of this process's program as the kernel has it, empty where that can't be seen.
+func ProgramName() string {
+	comm, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(comm))
+}
+
 // Refuse returns an error if another program registers the same driver: the kubelet
 // asks whichever registered last, so claims would be prepared by either.
 func (n *Neighbours) Refuse(ctx context.Context) error {
-	_, rivals := Rivals(Registrations(ctx, n.RegistryDir, n.NodeRoot), n.Driver)
+	_, rivals := Rivals(Registrations(ctx, n.RegistryDir, n.NodeRoot), n.Driver, n.Program)
 	if len(rivals) == 0 {
 		return nil
 	}
@@ -52,7 +64,7 @@ func (n *Neighbours) Warn(ctx context.Context) error {
 		}
 		found = append(found, text)
 	}
-	_, rivals := Rivals(Registrations(ctx, n.RegistryDir, n.NodeRoot), n.Driver)
+	_, rivals := Rivals(Registrations(ctx, n.RegistryDir, n.NodeRoot), n.Driver, n.Program)
 	for _, r := range rivals {
 		tell("DriverTaken", fmt.Sprintf("another program, %s, serves the driver %s too (%s), and the kubelet asks whichever registered last: uninstall it or keep it off this node", r.Program, n.Driver, r.Path))
 	}

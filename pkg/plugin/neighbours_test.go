@@ -47,7 +47,7 @@ func neighbourhood(t *testing.T, programName, driver string, node *corev1.Node) 
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	events := record.NewFakeRecorder(10)
-	return &plugin.Neighbours{Client: fake.NewClientset(node), Events: events, Node: "node", Driver: pool.DefaultDriver, RegistryDir: dir, NodeRoot: dir}, events
+	return &plugin.Neighbours{Client: fake.NewClientset(node), Events: events, Node: "node", Driver: pool.DefaultDriver, Program: "kerf", RegistryDir: dir, NodeRoot: dir}, events
 }
 
 func node(change func(*corev1.Node)) *corev1.Node {

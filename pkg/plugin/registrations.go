@@ -16,9 +16,6 @@ import (
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// program is the name of this program as the kernel has it.
-const program = "kerf"
-
 // socketTimeout bounds each question to a process of the node.
 const socketTimeout = 2 * time.Second
 
@@ -100,9 +97,9 @@ func listener(ctx context.Context, socket, nodeRoot string) string {
 	return strings.TrimSpace(string(comm))
 }
 
-// Rivals are those of the registrations of a driver that other programs than kerf hold, and ours the rest. Whose program
-// cannot be seen is taken for ours.
-func Rivals(all []Registration, driver string) (ours, rivals []Registration) {
+// Rivals are those of the registrations of a driver that other programs than the named one hold, and ours the rest. Whose
+// program cannot be seen is taken for ours.
+func Rivals(all []Registration, driver, program string) (ours, rivals []Registration) {
 	for _, r := range all {
 		if r.Info == nil || r.Info.Type != registerapi.DRAPlugin || r.Info.Name != driver {
 			continue
