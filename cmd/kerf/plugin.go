@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -126,7 +127,7 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	monitor := health.New(ctx, here.adapter, server.ClearHealth, here.config.HealthPolicy(), f.stateDir, here.hostRoot)
 	engine := here.engine(monitor.Concerns)
 	metadata := plugin.Metadata{Driver: f.driverName, CDIRoot: f.cdiRoot, PluginDir: pluginDir, Records: here.records}
-	if err := errors.Join(engine.Recover(ctx), metadata.Sweep(), neighbours.Warn(ctx)); err != nil {
+	if err := errors.Join(engine.Recover(ctx), metadata.Sweep()); err != nil {
 		logger.Error(err, "Not all that an earlier process left could be cleaned up; it is tried again")
 	}
 	self := plugin.NodeReference(f.nodeName)
@@ -182,9 +183,13 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	run(func() error { return publisher.Run(ctx, here.records, helper.PublishResources) })
 	run(func() error {
 		recover := func(ctx context.Context) error {
-			return errors.Join(engine.Recover(ctx), stale.Sweep(ctx), metadata.Sweep(), neighbours.Warn(ctx))
+			return errors.Join(engine.Recover(ctx), stale.Sweep(ctx), metadata.Sweep())
 		}
 		plugin.Recover(ctx, f.recoverEvery, recover, here.records, publisher.Wake)
+		return nil
+	})
+	run(func() error {
+		wait.UntilWithContext(ctx, neighbours.Warn, f.recoverEvery)
 		return nil
 	})
 	run(func() error {

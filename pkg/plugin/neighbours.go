@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
 )
 
 // MIGConfigLabel is the label of a node by which NVIDIA's MIG manager is told what layout to make.
@@ -51,11 +52,15 @@ func (n *Neighbours) Refuse(ctx context.Context) error {
 	return err
 }
 
-// Warn tells in events of the node, once each, who else is there now.
-func (n *Neighbours) Warn(ctx context.Context) error {
+// Warn tells in events of the node, once each, who else is there now. That it can't
+// be told is no reason to stop, nor trouble of the claims.
+func (n *Neighbours) Warn(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	node, err := n.Client.CoreV1().Nodes().Get(ctx, n.Node, metav1.GetOptions{})
 	if err != nil {
-		return fmt.Errorf("read the node, to see who else hands out its GPUs: %w", err)
+		klog.FromContext(ctx).Error(err, "Who else hands out the node's GPUs is not known; it is looked for again")
+		return
 	}
 	var found []string
 	tell := func(reason, text string) {
@@ -81,5 +86,4 @@ func (n *Neighbours) Warn(ctx context.Context) error {
 		tell("MIGManagerPresent", fmt.Sprintf("the label %s=%s asks NVIDIA's MIG manager for a layout, and it destroys instances for that: keep it off this node and remove the label", MIGConfigLabel, layout))
 	}
 	n.told = found
-	return nil
 }

@@ -155,13 +155,18 @@ func (p *Publisher) Released() {
 // Lacks says what the API server has dropped from the slices, and reports whether
 // that is news. From then on the pool does without it, until the process ends.
 func (p *Publisher) Lacks(l pool.Lacks) bool {
-	before := p.lacks.Load()
-	after := before.Or(l)
-	if after == *before || !p.lacks.CompareAndSwap(before, &after) {
-		return false
+	for {
+		before := p.lacks.Load()
+		after := before.Or(l)
+		if after == *before {
+			return false
+		}
+		// If somebody else was faster, what he added stays.
+		if p.lacks.CompareAndSwap(before, &after) {
+			p.Wake()
+			return true
+		}
 	}
-	p.Wake()
-	return true
 }
 
 // Turn is how the processes of a node agree on who publishes. See package journal.
