@@ -58,6 +58,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newPluginCommand(), newDiagnoseCommand(), newCleanupCommand(), newSimCommand())
+	root.AddCommand(newPluginCommand(), newDiagnoseCommand(), newCleanupCommand(), newHintCommand(), newSimCommand())
 	return root
 }
