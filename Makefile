@@ -28,7 +28,7 @@ DOCKER_IMAGE ?= kerf:$(VERSION)
 # Modules of their own keep the dependencies of the cluster, the tests and the tools out of the main one.
 MODULES := $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod)))
 
-.PHONY: help packages build test lint fuzz bench bench-start bench-health cluster image demo demo-down e2e kubectl helm docker-image docker-push clean
+.PHONY: help packages build generate test lint fuzz bench bench-start bench-health cluster image demo demo-down e2e kubectl helm docker-image docker-push clean
 
 help: ## Print this help
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ build: ## Build bin/kerf, and what goes into its image beside it
 	$(BUILD_CGO) -o bin/kerf ./cmd/kerf
 	CGO_ENABLED=0 $(BUILD) -o bin/kerf-sim-nvidia-smi ./pkg/nvmlsim/nvidia-smi
 	$(BUILD_CGO) -o bin/nvidia-cdi-hook github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook
+
+CRDS := deployments/helm/kerf/files/crds
+generate: ## Write again what is generated from the types in api/scaling: deep copies and CRDs
+	go tool -modfile=hack/tools/go.mod controller-gen object crd paths=./api/scaling/... output:crd:dir=$(CRDS)
 
 test: ## Run all tests that need neither root nor a cluster, with the race detector
 	@for m in $(MODULES); do echo "== go test $$m"; go -C $$m test -race ./...; done

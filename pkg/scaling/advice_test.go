@@ -1,0 +1,89 @@
+package scaling
+
+import (
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
+)
+
+func TestRightSize(t *testing.T) {
+	shapes := []Shape{{"7g.80gb", 7, 81920}, {"1g.10gb", 1, 9984}, {"1g.20gb", 1, 20096}, {"2g.20gb", 2, 20096}, {"3g.40gb", 3, 40448}}
+	flat := func(u float64) []float64 { return []float64{u, u, u, u} }
+	spike := make([]float64, 100) // Four in a hundred are beyond the 95th percentile.
+	for i := range 4 {
+		spike[i] = 100
+	}
+	for name, c := range map[string]struct {
+		present int
+		usage   Usage
+		memory  v1alpha1.MemoryModel
+		want    string
+	}{
+		"fits":                       {3, Usage{flat(70), 15000}, v1alpha1.MemoryElastic, ""},
+		"idle":                       {3, Usage{flat(10), 5000}, v1alpha1.MemoryElastic, "1g.10gb"},
+		"idle, memory just fits":     {3, Usage{flat(10), 9076}, v1alpha1.MemoryElastic, "1g.10gb"},
+		"idle, memory just does not": {3, Usage{flat(10), 9077}, v1alpha1.MemoryElastic, "1g.20gb"},
+		"compute of two at 80 %":     {4, Usage{flat(53.3), 5000}, v1alpha1.MemoryElastic, "2g.20gb"},
+		"of more":                    {4, Usage{flat(53.4), 5000}, v1alpha1.MemoryElastic, ""},
+		"memory pressure":            {3, Usage{flat(10), 19000}, v1alpha1.MemoryElastic, "3g.40gb"},
+		"reserved, idle":             {3, Usage{flat(10), 19000}, v1alpha1.MemoryReserved, "1g.20gb"},
+		"reserved, busy":             {3, Usage{flat(95), 19000}, v1alpha1.MemoryReserved, "3g.40gb"},
+		"a short spike":              {3, Usage{spike, 5000}, v1alpha1.MemoryElastic, "1g.10gb"},
+		"nothing measured":           {3, Usage{[]float64{math.NaN()}, 5000}, v1alpha1.MemoryElastic, ""},
+		"more than the largest can":  {0, Usage{flat(99), 81000}, v1alpha1.MemoryElastic, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, ok := RightSize(shapes[c.present], shapes, c.usage, c.memory)
+			require.Equal(t, c.want != "", ok)
+			if ok {
+				require.Equal(t, c.want, got.Name)
+			}
+		})
+	}
+}
+
+// places is a number of free places of the shape, of which each replica that goes frees as many as its workload's.
+type places struct {
+	free  int
+	frees map[string]int
+	nodes NewNodes
+}
+
+func (p places) Fit(_ string, n int, gone map[string]int) int {
+	free := p.free
+	for workload, count := range gone {
+		free += count * p.frees[workload]
+	}
+	return min(n, free)
+}
+
+func (p places) NewNodes(string) NewNodes { return p.nodes }
+
+func TestFeasible(t *testing.T) {
+	donors := []Donor{{"ns/none", 0}, {"ns/small", 2}, {"ns/b", 3}}
+	frees := map[string]int{"ns/none": 9, "ns/small": 0, "ns/b": 1}
+	for name, c := range map[string]struct {
+		places  places
+		more    int
+		state   v1alpha1.FeasibilityState
+		after   string
+		message string
+	}{
+		"nothing wanted":   {places{}, 0, v1alpha1.FitsNow, "", "no further"},
+		"free":             {places{free: 4}, 4, v1alpha1.FitsNow, "", "all of 4"},
+		"after the donor":  {places{free: 2, frees: frees}, 4, v1alpha1.FitsAfter, "ns/b", "2 of 4 more fit, all once ns/b has given 2"},
+		"more than spared": {places{frees: frees, nodes: NewNodesAutomatic}, 4, v1alpha1.NeedsNodes, "", "an autoscaler can"},
+		"by hand":          {places{free: 1, nodes: NewNodesByHand}, 4, v1alpha1.NeedsNodes, "", "1 of 4 more fit; the others need nodes, and no autoscaler"},
+		"never":            {places{nodes: NewNodesNone}, 1, v1alpha1.FitsNever, "", "no node has the shape"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Feasible("ns/a", Hint{Current: 1, Desired: 1 + c.more}, donors, c.places)
+			require.Equal(t, c.state, got.State)
+			require.Equal(t, c.after, got.After)
+			require.Contains(t, got.Message, c.message)
+		})
+	}
+}
