@@ -36,7 +36,7 @@ help: ## Print this help
 packages: ## Install what building, tests, demo and e2e need on Debian and Ubuntu, besides Go; needs root
 	apt-get update -q
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-		gcc libc6-dev git pkg-config libseccomp-dev busybox-static containernetworking-plugins iptables mount
+		gcc libc6-dev git pkg-config libseccomp-dev busybox-static containernetworking-plugins iptables mount prometheus
 	@# For the test that opens the page of kerf diagnose, which is skipped without. Ubuntu has it as a snap only.
 	@command -v chromium google-chrome >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium \
 		|| echo "no chromium in the package index: the page of kerf diagnose will not be opened in a test"
