@@ -14,6 +14,7 @@ import (
 // +kubebuilder:printcolumn:name="Target",type=string,JSONPath=`.spec.targetRef.name`
 // +kubebuilder:printcolumn:name="Current",type=integer,JSONPath=`.status.currentReplicas`
 // +kubebuilder:printcolumn:name="Desired",type=integer,JSONPath=`.status.desiredReplicas`
+// +kubebuilder:printcolumn:name="ScaleTo",type=integer,JSONPath=`.status.scaleTo`
 // +kubebuilder:printcolumn:name="Direction",type=string,JSONPath=`.status.direction`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.reason`
 // +kubebuilder:printcolumn:name="Util%",type=integer,JSONPath=`.status.evidence.utilizationPercent`

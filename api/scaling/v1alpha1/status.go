@@ -15,6 +15,10 @@ type GPUScalingHintStatus struct {
 	// DesiredReplicas is how many it should have.
 	// +optional
 	DesiredReplicas *int32 `json:"desiredReplicas,omitempty"`
+	// ScaleTo is how many replicas to set at once: the desired ones without those that have to wait until another
+	// workload has given way, or for nodes that nothing here brings. This is what KEDA is told, and what mode Scale sets.
+	// +optional
+	ScaleTo *int32 `json:"scaleTo,omitempty"`
 	// Direction is Up, Down or Hold.
 	// +optional
 	Direction Direction `json:"direction,omitempty"`
@@ -92,6 +96,8 @@ const (
 	ReasonSharedOnly Reason = "SharedOnly"
 	// ReasonFallback: the metrics could not be read several times in a row.
 	ReasonFallback Reason = "Fallback"
+	// ReasonGivesWay: another workload of the pool needs more than the GPUs that this one does not.
+	ReasonGivesWay Reason = "GivesWay"
 )
 
 // Evidence is what a hint was decided from.
@@ -131,13 +137,30 @@ const (
 
 // Feasibility says whether what is desired can be had.
 type Feasibility struct {
+	// State is that of the replica that is the hardest to have.
 	State FeasibilityState `json:"state"`
-	// After names the hint, as namespace/name, whose workload has to give way first.
+	// Now is how many of the further replicas fit on what is free.
 	// +optional
-	After string `json:"after,omitempty"`
+	Now int32 `json:"now,omitempty"`
+	// After says who has to give way for how many of the others.
+	// +listType=map
+	// +listMapKey=hint
+	// +optional
+	After []Donation `json:"after,omitempty"`
+	// Nodes is how many of the others need nodes that are not there.
+	// +optional
+	Nodes int32 `json:"nodes,omitempty"`
 	// Message explains the state.
 	// +optional
 	Message string `json:"message,omitempty"`
+}
+
+// Donation is what a workload gives, so that another one can grow.
+type Donation struct {
+	// Hint of the workload that gives, as namespace/name.
+	Hint string `json:"hint"`
+	// Replicas that it gives.
+	Replicas int32 `json:"replicas"`
 }
 
 // RightSize is a shape that would do better.
