@@ -17,6 +17,8 @@ type Observation struct {
 	Replicas []Measurement
 	// Signals are the names of the further signals that are above their thresholds.
 	Signals []string
+	// Blind says that one of them could not be read, so that it is not known whether the workload can do with less.
+	Blind bool
 	// ReadError is why the metrics could not be read, nil where they could.
 	ReadError error
 }
@@ -42,6 +44,8 @@ type State struct {
 	// goal is what growth aims at beyond what its limit allowed, 0 for none.
 	goal   int
 	failed int
+	// wasHigh is true until the first observation after Resume.
+	wasHigh bool
 	// readyAt is when the replicas that work last changed.
 	readyAt time.Time
 	// past are the latest observations, the last at the end.
@@ -112,10 +116,13 @@ func (p Policy) Decide(s State, o Observation) (Hint, State) {
 		return h.with(p.Max, v1alpha1.ReasonOutOfBounds, fmt.Sprintf("%d replicas are above the maximum of %d", o.Current, p.Max)), s
 	}
 
-	s.past[len(s.past)-1].needs = p.needs(e.Utilization, o.Ready)
 	own, measured := mean(fresh, func(m Measurement) bool { return !m.Shared })
 	high := measured && own > p.UpAbove
-	low := e.Utilization < p.DownBelow && e.Measured >= o.Ready && o.Ready >= o.Current && len(o.Signals) == 0
+	known := e.Measured >= o.Ready && o.Ready >= o.Current && len(o.Signals) == 0 && !o.Blind
+	low := known && e.Utilization < p.DownBelow
+	if known {
+		s.past[len(s.past)-1].needs = p.needs(e.Utilization, o.Ready)
+	}
 	since(&s.highSince, high || len(o.Signals) > 0, o.At)
 	since(&s.lowSince, low, o.At)
 
@@ -128,12 +135,12 @@ func (p Policy) Decide(s State, o Observation) (Hint, State) {
 	}
 	s.goal = 0
 	if e.Utilization > p.UpAbove {
-		return hold(v1alpha1.ReasonSharedOnly, "%.0f %% is the utilization of GPUs that are shared in time, and not the workload's own", e.Utilization)
+		return hold(v1alpha1.ReasonSharedOnly, "%.1f %% is the utilization of GPUs that are shared in time, and not the workload's own", e.Utilization)
 	}
 	if o.Ready < o.Current {
 		return hold(v1alpha1.ReasonReplicasPending, "%d of %d replicas do not work yet", o.Current-o.Ready, o.Current)
 	}
-	return hold(v1alpha1.ReasonWithinThresholds, "%.0f %% is within %.0f..%.0f %%", e.Utilization, p.DownBelow, p.UpAbove)
+	return hold(v1alpha1.ReasonWithinThresholds, "%.1f %% is within %.0f..%.0f %%", e.Utilization, p.DownBelow, p.UpAbove)
 }
 
 // grow decides where the utilization, or a signal, is high.
@@ -141,7 +148,7 @@ func (p Policy) grow(h Hint, s State, o Observation, own float64, high bool) (Hi
 	reason, what := v1alpha1.ReasonSignal, fmt.Sprintf("%q above the threshold", o.Signals)
 	wants := o.Current + 1
 	if high {
-		reason, what = v1alpha1.ReasonUtilizationHigh, fmt.Sprintf("%.0f %% is above %.0f %%", own, p.UpAbove)
+		reason, what = v1alpha1.ReasonUtilizationHigh, fmt.Sprintf("%.1f %% is above %.0f %%", own, p.UpAbove)
 		// Replicas that do not work yet will take their share: what is needed is compared with all that were asked for.
 		wants = p.needs(own, o.Ready)
 	}
@@ -172,7 +179,7 @@ func (p Policy) grow(h Hint, s State, o Observation, own float64, high bool) (Hi
 
 // shrink decides where the utilization is low and everything is measured.
 func (p Policy) shrink(h Hint, s State, o Observation) (Hint, State) {
-	what := fmt.Sprintf("%.0f %% is below %.0f %%", h.Evidence.Utilization, p.DownBelow)
+	what := fmt.Sprintf("%.1f %% is below %.0f %%", h.Evidence.Utilization, p.DownBelow)
 	// The most that was needed meanwhile, so that a short lull takes nothing away.
 	needs := 0
 	for _, m := range s.past {

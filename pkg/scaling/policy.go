@@ -36,6 +36,8 @@ const (
 	// downPeriod is that in which one in downShare replicas may go, or one replica if that is more.
 	downPeriod = 60 * time.Second
 	downShare  = 4
+	// spareSustained is how long replicas must have been more than needed before others may have them.
+	spareSustained = 60 * time.Second
 	// staleIntervals is the number of collections after which a measurement is stale.
 	staleIntervals = 3
 	// minCoverage is the share of the ready replicas that must have a measurement.

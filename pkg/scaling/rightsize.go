@@ -15,10 +15,10 @@ type Shape struct {
 	MemoryMiB     uint64
 }
 
-// Usage is what a replica of the present shape has used over a window.
+// Usage is what a replica of the present shape has used over a window. NaN is no measurement.
 type Usage struct {
-	// Utilizations in percent of the shape's compute. NaN is no measurement.
-	Utilizations []float64
+	// Utilization is the 95th percentile, in percent of the shape's compute.
+	Utilization float64
 	// PeakMemoryMiB is the most of its memory that was used.
 	PeakMemoryMiB float64
 }
@@ -27,8 +27,7 @@ const (
 	// memoryHeadroom is how much memory there is to be for each MiB of the peak.
 	memoryHeadroom = 1.1
 	// computeAt is the share of the compute that the 95th percentile is to take.
-	computeAt  = 0.8
-	percentile = 0.95
+	computeAt = 0.8
 )
 
 // RightSize returns the smallest shape that has the memory for the peak and ten
@@ -39,17 +38,15 @@ const (
 // memory than the present one is advised. Memory pressure needs a larger shape
 // where it needs one at all: further replicas do not make a model smaller.
 func RightSize(present Shape, shapes []Shape, u Usage, memory v1alpha1.MemoryModel) (Shape, bool) {
-	measured := slices.DeleteFunc(slices.Clone(u.Utilizations), math.IsNaN)
-	if len(measured) == 0 {
+	needsMemory := memory != v1alpha1.MemoryReserved
+	if math.IsNaN(u.Utilization) || needsMemory && math.IsNaN(u.PeakMemoryMiB) {
 		return Shape{}, false
 	}
-	slices.Sort(measured)
-	p95 := measured[int(math.Ceil(percentile*float64(len(measured))))-1]
 	needMemory := u.PeakMemoryMiB * memoryHeadroom
-	if memory == v1alpha1.MemoryReserved {
+	if !needsMemory {
 		needMemory = float64(present.MemoryMiB)
 	}
-	needCompute := p95 / 100 * float64(present.ComputeSlices) / computeAt
+	needCompute := u.Utilization / 100 * float64(present.ComputeSlices) / computeAt
 
 	ordered := slices.SortedFunc(slices.Values(shapes), func(a, b Shape) int {
 		return cmp.Or(cmp.Compare(a.MemoryMiB, b.MemoryMiB), cmp.Compare(a.ComputeSlices, b.ComputeSlices), cmp.Compare(a.Name, b.Name))

@@ -60,7 +60,7 @@ func TestSVG(t *testing.T) {
 	}
 	require.Positive(t, changes)
 	require.Equal(t, changes, strings.Count(out.String(), "<circle "))
-	require.Contains(t, out.String(), "UtilizationHigh: 70 % is above 70 %")
+	require.Contains(t, out.String(), "UtilizationHigh: 70.1 % is above 70 %")
 	require.Equal(t, 2, strings.Count(strings.SplitAfter(strings.SplitN(out.String(), `<path d="M40.0`, 2)[1], `"`)[0], "M")+1, "the gap is no line")
 	for decoder := xml.NewDecoder(&out); ; {
 		_, err := decoder.Token()

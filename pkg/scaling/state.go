@@ -3,6 +3,8 @@ package scaling
 import (
 	"slices"
 	"time"
+
+	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
 )
 
 // seen is the state with a change of the replicas noted, and without what is too
@@ -11,8 +13,12 @@ func (s State) seen(p Policy, o Observation) State {
 	s.past = slices.DeleteFunc(slices.Clone(s.past), func(m moment) bool { return m.at.Before(o.At.Add(-downSustained - downPeriod)) })
 	if len(s.past) == 0 {
 		s.forget()
+		if s.wasHigh {
+			s.highSince = o.At.Add(-upSustained)
+		}
 		return s
 	}
+	s.wasHigh = false
 	last := s.past[len(s.past)-1]
 	if last.current != o.Current {
 		s.LastChange = o.At
@@ -23,6 +29,37 @@ func (s State) seen(p Policy, o Observation) State {
 	if o.At.Sub(last.at) > staleIntervals*p.Interval {
 		s.forget()
 	}
+	return s
+}
+
+// Spare is how many replicas a workload can give to another one: those beyond what
+// it needed at any moment of the last minute, and beyond its minimum. A moment at
+// which not everything was measured needed all that was there.
+func (p Policy) Spare(s State, h Hint) int {
+	if len(s.past) == 0 || h.At.Sub(s.past[0].at) < spareSustained || p.cooling(s, h.At) {
+		return 0
+	}
+	needs := p.Min
+	for _, m := range s.past {
+		if !m.at.Before(h.At.Add(-spareSustained)) {
+			needs = max(needs, m.needs)
+		}
+	}
+	return max(0, h.Current-needs)
+}
+
+// Resume is the state of whoever decided before, as far as it can be told from what
+// was said last: when the replicas changed, and that growth was due. What was low
+// has to be seen for its whole time again.
+func Resume(status *v1alpha1.GPUScalingHintStatus, now time.Time) State {
+	var s State
+	if status.LastScaleTime != nil {
+		s.LastChange = status.LastScaleTime.Time
+	}
+	if status.ValidUntil == nil || now.After(status.ValidUntil.Time) {
+		return s
+	}
+	s.wasHigh = status.Direction == v1alpha1.DirectionUp
 	return s
 }
 
