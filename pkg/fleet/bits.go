@@ -20,6 +20,17 @@ func (b bitset) clear(i int) {
 	}
 }
 
+// add adds the numbers that are in both.
+func (b *bitset) add(x, y bitset) {
+	n := min(len(x), len(y))
+	for len(*b) < n {
+		*b = append(*b, 0)
+	}
+	for i := range n {
+		(*b)[i] |= x[i] & y[i]
+	}
+}
+
 // common is how many numbers are in both.
 func (b bitset) common(other bitset) int64 {
 	n := 0

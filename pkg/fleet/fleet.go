@@ -134,20 +134,14 @@ func (f *Fleet) Allocate(ctx context.Context, node *corev1.Node, claims ...*reso
 	if n == nil {
 		n = unknown(node)
 	}
-	return f.allocate(ctx, n, n.allocated(f.state), claims)
-}
-
-// allocate asks the allocator, when that state is in use.
-func (f *Fleet) allocate(ctx context.Context, n *node, inUse structured.AllocatedState, claims []*resourceapi.ResourceClaim) ([]resourceapi.AllocationResult, error) {
-	var all []*resourceapi.ResourceSlice
-	slim := false
-	for _, p := range n.pools {
-		all = append(all, p.slices...)
-		slim = slim || p.slim
-	}
-	if slim && f.readIdentity(claims) {
+	if n.slim() && f.readIdentity(claims) {
 		return nil, ErrDropped
 	}
+	return f.allocate(ctx, n, n.slices(), n.allocated(f.state), claims)
+}
+
+// allocate asks the allocator, when there are those slices and that state is in use.
+func (f *Fleet) allocate(ctx context.Context, n *node, all []*resourceapi.ResourceSlice, inUse structured.AllocatedState, claims []*resourceapi.ResourceClaim) ([]resourceapi.AllocationResult, error) {
 	limited := &limit{Context: ctx, left: f.Search}
 	allocator, err := structured.NewAllocator(limited, features, inUse, f.classes, all, f.cache)
 	if err != nil {

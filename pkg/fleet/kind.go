@@ -19,6 +19,8 @@ import (
 type kind struct {
 	key   string
 	nodes int // that are of the kind
+	// plain is whether the allocator looks at each part of it for itself.
+	plain bool
 	parts []part
 	// sets are the counters of all pools, as published.
 	sets []counters
@@ -49,7 +51,7 @@ type consumption struct {
 // state is a kind whose parts are partly in use.
 type state struct {
 	// free could be taken one by one, byAdmin by admin access.
-	free, byAdmin bitset
+	used, free, byAdmin bitset
 	// asked are the shapes that the allocator was asked for: nil if they fit.
 	asked map[*shape]error
 }
@@ -107,11 +109,11 @@ func (f *Fleet) kindOf(n *node) (*kind, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := f.memory.sign(n.Name, pools)
+	key, plain := f.memory.sign(n.Name, pools)
 	k := f.memory.kinds[key]
 	if k == nil {
 		k = f.memory.describe(pools)
-		k.key, f.memory.kinds[key] = key, k
+		k.key, k.plain, f.memory.kinds[key] = key, plain, k
 	}
 	k.nodes++
 	n.kind = k
@@ -131,14 +133,15 @@ func (m *memory) leave(n *node) {
 	}
 }
 
-// sign writes what makes pools be of a kind.
-func (m *memory) sign(node string, pools []*Pool) string {
+// sign writes what makes pools be of a kind, and whether it is a plain one. Others
+// are the node's own.
+func (m *memory) sign(node string, pools []*Pool) (key string, isPlain bool) {
 	var b []byte
 	number := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
-	private := false
+	isPlain = true
 	var met ordinals
 	for _, p := range pools {
-		private = private || !p.local
+		isPlain = isPlain && p.local && p.Usable()
 		b = fmt.Appendf(b, "%s\x00%t%t", p.Driver, p.Have == p.Want, p.Invalid == "")
 		ordinal := map[string]int{}
 		number(len(p.sets))
@@ -148,7 +151,7 @@ func (m *memory) sign(node string, pools []*Pool) string {
 		}
 		number(len(p.all))
 		for d, visible := range p.parts() {
-			private = private || !plain(d.Device)
+			isPlain = isPlain && plain(d.Device)
 			l := m.look(d.Device, p.from.slim)
 			number(int(m.model(d, l).id))
 			for _, v := range l.identities {
@@ -165,10 +168,10 @@ func (m *memory) sign(node string, pools []*Pool) string {
 			}
 		}
 	}
-	if private {
+	if !isPlain {
 		b = append(b, node...)
 	}
-	return string(b)
+	return string(b), isPlain
 }
 
 // plain reports whether nothing of a device depends on the node or on other devices.
@@ -298,7 +301,7 @@ func (k *kind) count(used bitset) *state {
 		}
 		return false
 	}
-	s := &state{asked: map[*shape]error{}}
+	s := &state{used: used, asked: map[*shape]error{}}
 	for i, p := range k.parts {
 		inUse, many := used.has(i), isTrue(p.AllowMultipleAllocations)
 		if !p.usable || (!inUse || !many) && slices.ContainsFunc(p.consumes, short) {
@@ -343,23 +346,30 @@ func (f *Fleet) wantedBy(ctx context.Context, k *kind, a *ask) (bitset, error) {
 	return wanted, nil
 }
 
-// hopeless reports that a request wants more devices than are free for it.
-func (f *Fleet) hopeless(ctx context.Context, k *kind, s *state, sh *shape) (bool, error) {
-	hopeless := false
+// needed finds the parts of a state that decide whether claims fit: those in use, and
+// those that a request takes and that are free for it. It reports false if that is
+// not known, and none are needed if a request wants more than there are.
+func (f *Fleet) needed(ctx context.Context, k *kind, s *state, sh *shape) (needed bitset, hope, known bool, err error) {
+	needed, hope = slices.Clone(s.used), true
 	for _, alternatives := range sh.requests {
-		hope := false
+		any := false
 		for _, a := range alternatives {
 			wanted, err := f.wantedBy(ctx, k, a.ask)
 			if wanted == nil || err != nil {
-				return false, err
+				return nil, false, false, err
 			}
 			free := s.free
 			if a.admin {
 				free = s.byAdmin
 			}
-			hope = hope || a.all || wanted.common(free) >= a.count
+			if a.all {
+				needed.add(wanted, wanted)
+			} else {
+				needed.add(wanted, free)
+			}
+			any = any || a.all || wanted.common(free) >= a.count
 		}
-		hopeless = hopeless || !hope
+		hope = hope && any
 	}
-	return hopeless, nil
+	return needed, hope, true, nil
 }

@@ -135,9 +135,10 @@ func (f *Fleet) place(ctx context.Context, p Pod, nodes iter.Seq[*node]) (string
 func refusal(err error) bool { return errors.Is(err, ErrNoFit) || errors.Is(err, ErrSearch) }
 
 // fit is Allocate when some claims are gone. It asks the allocator only if nothing is
-// known of the state. That never changes a result: a request for more devices than
-// are free does not fit, and what does not fit on a node does not fit on another of
-// its kind that is in the same state.
+// known of the state, and for what can decide alone. That never changes a result: a
+// request for more devices than are free does not fit, the allocator passes over
+// devices that a request does not take, and what does not fit on a node does not fit on
+// another of its kind that is in the same state.
 func (f *Fleet) fit(ctx context.Context, n *node, sh *shape, claims, without []*resourceapi.ResourceClaim) ([]resourceapi.AllocationResult, error) {
 	inUse := func() structured.AllocatedState {
 		if len(without) > 0 {
@@ -146,23 +147,35 @@ func (f *Fleet) fit(ctx context.Context, n *node, sh *shape, claims, without []*
 		return n.allocated(f.state)
 	}
 	if sh.identity {
-		return f.allocate(ctx, n, inUse(), claims)
+		if n.slim() {
+			return nil, ErrDropped
+		}
+		return f.allocate(ctx, n, n.slices(), inUse(), claims)
 	}
 	s, err := f.stateOf(n, without)
 	if err != nil {
 		return nil, err
 	}
+	return f.fitIn(ctx, n, s, sh, claims, inUse)
+}
+
+// fitIn is fit in a state of the node's kind.
+func (f *Fleet) fitIn(ctx context.Context, n *node, s *state, sh *shape, claims []*resourceapi.ResourceClaim, inUse func() structured.AllocatedState) ([]resourceapi.AllocationResult, error) {
 	if err := s.asked[sh]; err != nil {
 		return nil, err
 	}
-	hopeless, err := f.hopeless(ctx, n.kind, s, sh)
+	needed, hope, known, err := f.needed(ctx, n.kind, s, sh)
 	if err != nil {
 		return nil, err
 	}
-	if hopeless {
+	if known && !hope {
 		return nil, ErrNoFit
 	}
-	results, err := f.allocate(ctx, n, inUse(), claims)
+	all := n.slices
+	if known && n.kind.plain {
+		all = func() []*resourceapi.ResourceSlice { return n.slicesWith(needed) }
+	}
+	results, err := f.allocate(ctx, n, all(), inUse(), claims)
 	if err == nil || refusal(err) {
 		s.asked[sh] = err
 	}
@@ -203,10 +216,13 @@ func (f *Fleet) fitsEmpty(ctx context.Context, p Pod, sh *shape, t *terms, pendi
 			continue
 		}
 		asked[k] = true
-		s := k.stateWith(nil, false)
-		err, known := s.asked[sh]
-		if !known || sh.identity {
-			_, err = f.allocate(ctx, n, newAllocated(), pending)
+		if sh.identity && n.slim() {
+			return false, fmt.Errorf("node %s: %w", n.Name, ErrDropped)
+		}
+		if sh.identity {
+			_, err = f.allocate(ctx, n, n.slices(), newAllocated(), pending)
+		} else {
+			_, err = f.fitIn(ctx, n, k.stateWith(nil, false), sh, pending, newAllocated)
 		}
 		switch {
 		case err == nil:
@@ -215,7 +231,6 @@ func (f *Fleet) fitsEmpty(ctx context.Context, p Pod, sh *shape, t *terms, pendi
 		case !errors.Is(err, ErrNoFit):
 			return false, fmt.Errorf("node %s: %w", n.Name, err)
 		}
-		s.asked[sh] = err
 		if err == nil {
 			return true, nil
 		}

@@ -173,3 +173,37 @@ func (n *node) used(without []*resourceapi.ResourceClaim) (used bitset, shared b
 	}
 	return used, shared
 }
+
+// slices are those of the node's pools.
+func (n *node) slices() []*resourceapi.ResourceSlice {
+	var all []*resourceapi.ResourceSlice
+	for _, p := range n.pools {
+		all = append(all, p.slices...)
+	}
+	return all
+}
+
+// slim reports whether an Interner has seen a slice for the node.
+func (n *node) slim() bool {
+	return slices.ContainsFunc(n.pools, func(p *poolState) bool { return p.slim })
+}
+
+// slicesWith are the slices without the parts that are not to be kept.
+func (n *node) slicesWith(keep bitset) []*resourceapi.ResourceSlice {
+	var all []*resourceapi.ResourceSlice
+	i := 0
+	for _, p := range n.offers {
+		for s := range p.newest() {
+			reduced := *s
+			reduced.Spec.Devices = nil
+			for d := range s.Spec.Devices {
+				if keep.has(i) {
+					reduced.Spec.Devices = append(reduced.Spec.Devices, s.Spec.Devices[d])
+				}
+				i++
+			}
+			all = append(all, &reduced)
+		}
+	}
+	return all
+}
