@@ -22,9 +22,15 @@ func isIdentity(name resourceapi.QualifiedName) bool {
 // readsIdentity reports whether the value of an expression may depend on such an
 // attribute. It sees their names, ways to walk over all attributes, and names that
 // are put together; in doubt it says yes.
-func readsIdentity(expression string) bool { return mayReadIdentity.MatchString(expression) }
+func readsIdentity(expression string) bool {
+	return identityName.MatchString(expression) || roundabout.MatchString(literal.ReplaceAllString(expression, `""`))
+}
 
-var mayReadIdentity = regexp.MustCompile(strings.Join(identities, "|") + `|\\|\+|\b(all|exists|exists_one|existsOne|filter|map|sortBy|transform\w*)\s*\(`)
+var (
+	identityName = regexp.MustCompile(strings.Join(identities, "|") + `|\\[uUxX0-7]`)
+	literal      = regexp.MustCompile(`"(\\.|[^"\\])*"|'(\\.|[^'\\])*'`)
+	roundabout   = regexp.MustCompile(`\+|\b(all|exists|exists_one|existsOne|filter|format|join|map|replace|sortBy|transform\w*)\s*\(`)
+)
 
 // values are the identities of a device, in the order of the attributes' names.
 func values(a attributes) []string {

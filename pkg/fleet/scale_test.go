@@ -68,16 +68,22 @@ func newCluster(nodes, claims int) (*cluster, error) {
 		}
 	}
 	for i, p := range []string{"1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"} {
+		zone := &corev1.PodSpec{NodeSelector: map[string]string{corev1.LabelTopologyZone: "zone-" + strconv.Itoa(i%3)}}
 		c.pods = append(c.pods, alone(claim("a", profile(p))), alone(claim("b", profile(p), profile(p))), alone(claim("c", profile(p), profile("1g.10gb"))),
-			Pod{Spec: &corev1.PodSpec{NodeSelector: map[string]string{corev1.LabelTopologyZone: "zone-" + strconv.Itoa(i%3)}}, Claims: []*resourceapi.ResourceClaim{
-				claim("d", profile(p), wholeClass)}})
+			Pod{Spec: zone, Claims: []*resourceapi.ResourceClaim{claim("d", profile(p), wholeClass)}})
 	}
+	parent := resourceapi.FullyQualifiedName("gpu.nvidia.com/parentUUID")
 	f := New(c.Snapshot)
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range claims {
-		p := c.pods[random.IntN(len(c.pods)/2)]
 		at := random.IntN(nodes)
-		_, placed, err := f.PlaceOn(context.Background(), p, slices.Concat(c.Nodes[at:], c.Nodes[:at]))
+		p, on := c.pods[4*random.IntN(4)], slices.Concat(c.Nodes[at:], c.Nodes[:at])
+		if i < nodes {
+			// On every GPU is a small instance, so that nothing large fits on any node.
+			p, on = alone(claim("spread", slices.Repeat([]string{profile("1g.10gb")}, 8)...)), c.Nodes[i:i+1]
+			p.Claims[0].Spec.Devices.Constraints = []resourceapi.DeviceConstraint{{DistinctAttribute: &parent}}
+		}
+		_, placed, err := f.PlaceOn(context.Background(), p, on)
 		if err != nil {
 			return nil, err
 		}
@@ -101,7 +107,7 @@ func heap() uint64 {
 
 // another is the snapshot with all objects copied, as a cache hands them out.
 func (c *cluster) another() Snapshot {
-	return Snapshot{Nodes: copies(c.Nodes), Slices: copies(c.Slices), Classes: copies(c.Classes), Claims: copies(c.Claims)}
+	return Snapshot{Nodes: copies(c.Nodes), Slices: copies(c.Slices), Classes: copies(c.Classes), Claims: copies(c.Claims), TaintRules: copies(c.TaintRules)}
 }
 
 func copies[T any](all []*T) []*T {
@@ -179,6 +185,28 @@ func BenchmarkPlacements5000Nodes(b *testing.B) {
 		refused = c.tick(b, f, c.Nodes)
 	}
 	b.ReportMetric(float64(refused), "refused/op")
+}
+
+// BenchmarkTick5000Nodes is all that a controller asks in a tick: what has changed, 500
+// placements, what would fit on new nodes, and who has to go on one of them.
+func BenchmarkTick5000Nodes(b *testing.B) {
+	c, err := large()
+	require.NoError(b, err)
+	f, next := New(c.Snapshot), [2]Snapshot{c.fewer(), c.Snapshot}
+	c.tick(b, f, c.Nodes)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		f.Refresh(next[i%2])
+		c.tick(b, f, c.Nodes)
+		for n := range 100 {
+			p := c.pods[n%len(c.pods)]
+			_, err := f.FitsEmpty(b.Context(), p)
+			require.NoError(b, err)
+			node := c.Nodes[n]
+			_, err = f.MakeRoom(b.Context(), p, node, f.Only(node).Claims)
+			require.NoError(b, err)
+		}
+	}
 }
 
 // The live heap of the objects, and of what the fleet knows after a tick of its own.
