@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
@@ -34,22 +33,31 @@ type Feasibility struct {
 // which the fewest claims have to go, of those that may. A nil may allows all.
 func (f *Fleet) Feasible(ctx context.Context, p Pod, may func(*resourceapi.ResourceClaim) bool) (Feasibility, error) {
 	best := Feasibility{Verdict: FitsNever}
-	var nodes []*corev1.Node
-	for _, n := range f.nodes {
-		if p.Excluded(n) != "" {
+	pending := p.Pending()
+	sh, err := f.shapeOf(pending)
+	if err != nil {
+		return best, err
+	}
+	t, err := f.termsOf(p)
+	if err != nil {
+		return best, err
+	}
+	var nodes []*node
+	for _, n := range f.all {
+		if t.excludes(p, n) {
 			continue
 		}
-		_, err := f.Allocate(ctx, n, p.Pending()...)
+		_, err := f.fit(ctx, n, sh, pending, nil)
 		switch {
 		case err == nil:
 			return Feasibility{Verdict: FitsNow, Node: n.Name}, nil
-		case !errors.Is(err, ErrNoFit) && !errors.Is(err, ErrSearch):
+		case !refusal(err):
 			return Feasibility{}, err
 		}
 		nodes = append(nodes, n)
 	}
 	for _, n := range nodes {
-		sets, err := f.Evictions(ctx, n, p.Pending(), may)
+		sets, err := f.evictions(ctx, n, sh, pending, allowed(n.holders(), may))
 		if err != nil {
 			return Feasibility{}, err
 		}
@@ -58,6 +66,66 @@ func (f *Fleet) Feasible(ctx context.Context, p Pod, may func(*resourceapi.Resou
 		}
 	}
 	return best, nil
+}
+
+func allowed(all []*resourceapi.ResourceClaim, may func(*resourceapi.ResourceClaim) bool) []*resourceapi.ResourceClaim {
+	return slices.DeleteFunc(all, func(c *resourceapi.ResourceClaim) bool { return may != nil && !may(c) })
+}
+
+// MakeRoom looks for a set of claims, of those that may go, without which the pod's
+// claims would fit on the node: the first of Evictions. It is empty if they fit as it
+// is, and nil if there is none. What it returns are the caller's objects.
+func (f *Fleet) MakeRoom(ctx context.Context, p Pod, node *corev1.Node, may []*resourceapi.ResourceClaim) ([]*resourceapi.ResourceClaim, error) {
+	n := f.byName[node.Name]
+	if n == nil {
+		return nil, nil
+	}
+	pending := p.Pending()
+	sh, err := f.shapeOf(pending)
+	if err != nil {
+		return nil, err
+	}
+	t, err := f.termsOf(p)
+	if err != nil || t.excludes(p, n) {
+		return nil, err
+	}
+	_, err = f.fit(ctx, n, sh, pending, nil)
+	switch {
+	case err == nil:
+		return []*resourceapi.ResourceClaim{}, nil
+	case !refusal(err):
+		return nil, err
+	}
+	theirs := map[*resourceapi.ResourceClaim]*resourceapi.ResourceClaim{}
+	var movable []*resourceapi.ResourceClaim
+	for _, c := range may {
+		if own := f.known(c); own != nil && theirs[own] == nil && n.hasOf(own) {
+			theirs[own] = c
+			movable = append(movable, own)
+		}
+	}
+	if len(movable) == 0 {
+		return nil, nil
+	}
+	sets, err := f.evictions(ctx, n, sh, pending, movable)
+	if err != nil || len(sets) == 0 {
+		return nil, err
+	}
+	room := slices.Clone(sets[0])
+	for i, own := range room {
+		room[i] = theirs[own]
+	}
+	return room, nil
+}
+
+// hasOf reports whether a claim holds something of the node's pools.
+func (n *node) hasOf(c *resourceapi.ResourceClaim) bool {
+	for _, r := range held(c) {
+		if slices.ContainsFunc(n.pools, func(p *poolState) bool { return p.id == poolID{r.Driver, r.Pool} }) {
+			return true
+		}
+	}
+	return false
 }
 
 // maxPairs bounds the claims among which pairs are tried one by one.
@@ -69,23 +137,21 @@ const maxPairs = 24
 // there. Sets of more than two are the smallest ones for a request of one
 // device; for several they are those that were found GPU by GPU.
 func (f *Fleet) Evictions(ctx context.Context, node *corev1.Node, claims []*resourceapi.ResourceClaim, may func(*resourceapi.ResourceClaim) bool) ([][]*resourceapi.ResourceClaim, error) {
-	snapshot := f.Only(node)
-	var movable []*resourceapi.ResourceClaim
-	for _, c := range snapshot.Claims {
-		if may == nil || may(c) {
-			movable = append(movable, c)
-		}
+	n := f.byName[node.Name]
+	if n == nil {
+		return nil, nil
 	}
-	alone := f.With(snapshot)
+	sh, err := f.shapeOf(claims)
+	if err != nil {
+		return nil, err
+	}
+	return f.evictions(ctx, n, sh, claims, allowed(n.holders(), may))
+}
+
+func (f *Fleet) evictions(ctx context.Context, n *node, sh *shape, claims, movable []*resourceapi.ResourceClaim) ([][]*resourceapi.ResourceClaim, error) {
 	fits := func(without []*resourceapi.ResourceClaim) (bool, error) {
-		for _, c := range without {
-			alone.Release(c)
-		}
-		_, err := alone.Allocate(ctx, node, claims...)
-		for _, c := range without {
-			alone.Take(c)
-		}
-		if errors.Is(err, ErrNoFit) || errors.Is(err, ErrSearch) {
+		_, err := f.fit(ctx, n, sh, claims, without)
+		if refusal(err) {
 			return false, nil
 		}
 		return err == nil, err
@@ -103,7 +169,7 @@ func (f *Fleet) Evictions(ctx context.Context, node *corev1.Node, claims []*reso
 		return found, nil
 	}
 	// Shrink what is enough for each device, or for each GPU, or at all.
-	starts, err := alone.starts(ctx, node, claims, movable)
+	starts, err := f.starts(ctx, n.Node, claims, movable)
 	if err != nil {
 		return nil, err
 	}

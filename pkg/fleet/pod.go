@@ -23,6 +23,32 @@ func (p Pod) Pending() []*resourceapi.ResourceClaim {
 	return slices.DeleteFunc(slices.Clone(p.Claims), func(c *resourceapi.ResourceClaim) bool { return c.Status.Allocation != nil })
 }
 
+// terms are all that Excluded looks at, but for the node.
+func (p Pod) terms() any {
+	var t struct {
+		Node        string
+		Selector    map[string]string
+		Affinity    *corev1.NodeSelector
+		Tolerations []corev1.Toleration
+		Alone       bool
+		Allocated   []*corev1.NodeSelector
+	}
+	for _, c := range p.Claims {
+		if c.Status.Allocation != nil && c.Status.Allocation.NodeSelector != nil {
+			t.Allocated = append(t.Allocated, c.Status.Allocation.NodeSelector)
+		}
+	}
+	if p.Spec == nil {
+		t.Alone = true
+		return t
+	}
+	t.Node, t.Selector, t.Tolerations = p.Spec.NodeName, p.Spec.NodeSelector, p.Spec.Tolerations
+	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil {
+		t.Affinity = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	}
+	return t
+}
+
 // Excluded says why the pod cannot run on the node whatever devices it has, and is
 // empty if it can. CPU and memory are no concern of it.
 func (p Pod) Excluded(node *corev1.Node) string {

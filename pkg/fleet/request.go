@@ -4,6 +4,7 @@ import (
 	"context"
 
 	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/dynamic-resource-allocation/cel"
 )
 
 // Request is a request of a claim, or one of the alternatives of a request.
@@ -44,13 +45,21 @@ func Requests(claims []*resourceapi.ResourceClaim) []Request {
 
 // Selects reports whether the class and the selectors of a request take the device. A class that is missing selects nothing.
 func (f *Fleet) Selects(ctx context.Context, r Request, d Device) (bool, error) {
-	class, ok := f.Class(r.Class)
-	if !ok {
+	if _, ok := f.Class(r.Class); !ok {
 		return false, nil
 	}
-	for _, selectors := range [][]resourceapi.DeviceSelector{class.Spec.Selectors, r.Selectors} {
+	return f.selects(ctx, r.Class, r.Selectors, d.cel())
+}
+
+// selects is Selects, but that a class that is missing is an error.
+func (f *Fleet) selects(ctx context.Context, class string, own []resourceapi.DeviceSelector, d cel.Device) (bool, error) {
+	c, err := f.classes.Get(class)
+	if err != nil {
+		return false, err
+	}
+	for _, selectors := range [][]resourceapi.DeviceSelector{c.Spec.Selectors, own} {
 		for _, s := range selectors {
-			if matches, err := f.Matches(ctx, s, d); !matches || err != nil {
+			if matches, err := f.matches(ctx, s, d); !matches || err != nil {
 				return false, err
 			}
 		}

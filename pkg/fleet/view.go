@@ -3,8 +3,8 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
@@ -28,12 +28,15 @@ type Pool struct {
 	// Devices are those for the node, in the order in which the allocator takes them.
 	Devices []Device
 
+	// from is what it is a view of. Of it, local means that all of it is for the node alone.
+	from  *poolState
+	local bool
 	// all are the devices for whatever node; they consume the same counters.
 	all      []Device
+	sets     []resourceapi.CounterSet
 	counters map[counter]resource.Quantity
 	// now is what is left of the counters, once somebody has asked.
-	now     map[counter]resource.Quantity
-	holders map[structured.DeviceID][]*resourceapi.ResourceClaim
+	now map[counter]resource.Quantity
 }
 
 type counter struct{ set, name string }
@@ -49,18 +52,17 @@ type Device struct {
 
 // Pools are the pools that have slices for the node.
 func (f *Fleet) Pools(node *corev1.Node) ([]*Pool, error) {
+	n := f.byName[node.Name]
+	if n == nil {
+		return nil, nil
+	}
 	var all []*Pool
-	for _, from := range f.pools[node.Name] {
-		p := &Pool{Driver: from.id.driver, Name: from.id.name, counters: map[counter]resource.Quantity{}, holders: f.holders}
-		var newest, mine []*resourceapi.ResourceSlice
-		for _, s := range from.slices {
-			p.Generation = max(p.Generation, s.Spec.Pool.Generation)
-		}
-		for _, s := range from.slices {
-			if s.Spec.Pool.Generation != p.Generation {
-				continue
-			}
-			newest = append(newest, s)
+	for _, from := range n.pools {
+		p := &Pool{Driver: from.id.driver, Name: from.id.name, Generation: from.generation, from: from, local: true, counters: map[counter]resource.Quantity{}}
+		var mine []*resourceapi.ResourceSlice
+		for s := range from.newest() {
+			p.Have, p.Want = p.Have+1, int(s.Spec.Pool.ResourceSliceCount)
+			p.local = p.local && value(s.Spec.NodeName) == node.Name
 			matches, err := forNode(node, s)
 			if err != nil {
 				return nil, err
@@ -72,9 +74,7 @@ func (f *Fleet) Pools(node *corev1.Node) ([]*Pool, error) {
 		if len(mine) == 0 {
 			continue
 		}
-		slices.SortFunc(newest, func(a, b *resourceapi.ResourceSlice) int { return strings.Compare(a.Name, b.Name) })
-		p.Have, p.Want = len(newest), int(newest[0].Spec.Pool.ResourceSliceCount)
-		for _, s := range newest {
+		for s := range from.newest() {
 			if err := p.add(node, s, slices.Contains(mine, s)); err != nil {
 				return nil, err
 			}
@@ -83,6 +83,33 @@ func (f *Fleet) Pools(node *corev1.Node) ([]*Pool, error) {
 		all = append(all, p)
 	}
 	return all, nil
+}
+
+// newest are the slices of the newest generation, by name.
+func (p *poolState) newest() iter.Seq[*resourceapi.ResourceSlice] {
+	return func(yield func(*resourceapi.ResourceSlice) bool) {
+		for _, s := range p.slices {
+			if s.Spec.Pool.Generation == p.generation && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// parts are all devices of the pool, and whether they are for the node.
+func (p *Pool) parts() iter.Seq2[Device, bool] {
+	return func(yield func(Device, bool) bool) {
+		mine := p.Devices
+		for _, d := range p.all {
+			visible := len(mine) > 0 && mine[0].Device == d.Device
+			if visible {
+				mine = mine[1:]
+			}
+			if !yield(d, visible) {
+				return
+			}
+		}
+	}
 }
 
 func forNode(node *corev1.Node, s *resourceapi.ResourceSlice) (bool, error) {
@@ -113,6 +140,7 @@ func deviceForNode(node *corev1.Node, s *resourceapi.ResourceSlice, d *resourcea
 }
 
 func (p *Pool) add(node *corev1.Node, s *resourceapi.ResourceSlice, mine bool) error {
+	p.sets = append(p.sets, s.Spec.SharedCounters...)
 	for _, set := range s.Spec.SharedCounters {
 		for name, c := range set.Counters {
 			p.counters[counter{set.Name, name}] = c.Value
@@ -154,11 +182,11 @@ func (p *Pool) validate() {
 }
 
 // Holders are the claims that have the device in use.
-func (p *Pool) Holders(d Device) []*resourceapi.ResourceClaim { return p.holders[d.ID] }
+func (p *Pool) Holders(d Device) []*resourceapi.ResourceClaim { return p.from.holders[d.Name] }
 
 // HeldBy lists the devices that the claim has in use.
 func (p *Pool) HeldBy(claim *resourceapi.ResourceClaim) []Device {
-	return slices.DeleteFunc(slices.Clone(p.all), func(d Device) bool { return !slices.Contains(p.holders[d.ID], claim) })
+	return slices.DeleteFunc(slices.Clone(p.all), func(d Device) bool { return !slices.Contains(p.from.holders[d.Name], claim) })
 }
 
 // All are the counters of a set as published.
@@ -200,7 +228,7 @@ func (p *Pool) count(without []*resourceapi.ResourceClaim) map[counter]resource.
 		left[c] = q.DeepCopy()
 	}
 	for _, d := range p.all {
-		if !slices.ContainsFunc(p.holders[d.ID], func(h *resourceapi.ResourceClaim) bool { return !slices.Contains(without, h) }) {
+		if !slices.ContainsFunc(p.from.holders[d.Name], func(h *resourceapi.ResourceClaim) bool { return !slices.Contains(without, h) }) {
 			continue
 		}
 		for _, consumed := range d.ConsumesCounters {
@@ -241,7 +269,7 @@ func (p *Pool) short(d Device, left map[counter]resource.Quantity) []counter {
 // Taken reports whether the device cannot be allocated because it, or what it
 // consumes, is in use. With admin access a device in use is no obstacle, but its counters are.
 func (p *Pool) Taken(d Device, admin bool) bool {
-	if inUse := len(p.holders[d.ID]) > 0; inUse && isTrue(d.AllowMultipleAllocations) {
+	if inUse := len(p.from.holders[d.Name]) > 0; inUse && isTrue(d.AllowMultipleAllocations) {
 		return false // Its counters are paid for.
 	} else if inUse && !admin {
 		return true
@@ -255,9 +283,9 @@ func (p *Pool) Blockers(d Device, admin bool) []*resourceapi.ResourceClaim {
 	var direct, others []*resourceapi.ResourceClaim
 	shared := isTrue(d.AllowMultipleAllocations)
 	if !admin && !shared {
-		direct = p.holders[d.ID]
+		direct = p.from.holders[d.Name]
 	}
-	if shared && len(p.holders[d.ID]) > 0 {
+	if shared && len(p.from.holders[d.Name]) > 0 {
 		return nil // Its counters are paid for.
 	}
 	short := p.short(d, p.left(direct))
@@ -270,7 +298,7 @@ func (p *Pool) Blockers(d Device, admin bool) []*resourceapi.ResourceClaim {
 				if !slices.Contains(short, counter{consumed.CounterSet, name}) {
 					continue
 				}
-				for _, h := range p.holders[other.ID] {
+				for _, h := range p.from.holders[other.Name] {
 					if !slices.Contains(direct, h) && !slices.Contains(others, h) {
 						others = append(others, h)
 					}
@@ -290,6 +318,16 @@ func (p *Pool) Blockers(d Device, admin bool) []*resourceapi.ResourceClaim {
 
 // Matches evaluates a selector on a device. An error is one that would end the allocation.
 func (f *Fleet) Matches(ctx context.Context, s resourceapi.DeviceSelector, d Device) (bool, error) {
+	return f.matches(ctx, s, d.cel())
+}
+
+func (d Device) cel() cel.Device {
+	return cel.Device{
+		Driver: d.ID.Driver.String(), AllowMultipleAllocations: d.AllowMultipleAllocations, Attributes: d.Attributes, Capacity: d.Capacity,
+	}
+}
+
+func (f *Fleet) matches(ctx context.Context, s resourceapi.DeviceSelector, d cel.Device) (bool, error) {
 	if s.CEL == nil {
 		return false, fmt.Errorf("a selector without a CEL expression is of a kind that is not known")
 	}
@@ -297,9 +335,7 @@ func (f *Fleet) Matches(ctx context.Context, s resourceapi.DeviceSelector, d Dev
 	if expression.Error != nil {
 		return false, fmt.Errorf("it does not compile: %w", expression.Error)
 	}
-	matches, _, err := expression.DeviceMatches(ctx, cel.Device{
-		Driver: d.ID.Driver.String(), AllowMultipleAllocations: d.AllowMultipleAllocations, Attributes: d.Attributes, Capacity: d.Capacity,
-	})
+	matches, _, err := expression.DeviceMatches(ctx, d)
 	return matches, cel.EnhanceRuntimeError(err)
 }
 
@@ -311,8 +347,12 @@ func (f *Fleet) Class(name string) (*resourceapi.DeviceClass, bool) {
 
 // NotTolerated are the taints that keep a request with these tolerations from the device.
 func NotTolerated(d Device, tolerations []resourceapi.DeviceToleration) []resourceapi.DeviceTaint {
+	return notTolerated(d.Taints, tolerations)
+}
+
+func notTolerated(taints []resourceapi.DeviceTaint, tolerations []resourceapi.DeviceToleration) []resourceapi.DeviceTaint {
 	var all []resourceapi.DeviceTaint
-	for _, t := range d.Taints {
+	for _, t := range taints {
 		if t.Effect != resourceapi.DeviceTaintEffectNoSchedule && t.Effect != resourceapi.DeviceTaintEffectNoExecute {
 			continue
 		}
@@ -336,13 +376,14 @@ func taint(all []*resourceapi.ResourceSlice, rules []*resourceapi.DeviceTaintRul
 			if differs(selector.Driver, s.Spec.Driver) || differs(selector.Pool, s.Spec.Pool.Name) {
 				continue
 			}
-			s = s.DeepCopy()
-			for n := range s.Spec.Devices {
-				if d := &s.Spec.Devices[n]; !differs(selector.Device, d.Name) {
-					d.Taints = append(d.Taints, r.Spec.Taint)
+			tainted := *s
+			tainted.Spec.Devices = slices.Clone(s.Spec.Devices)
+			for n := range tainted.Spec.Devices {
+				if d := &tainted.Spec.Devices[n]; !differs(selector.Device, d.Name) {
+					d.Taints = append(slices.Clip(d.Taints), r.Spec.Taint)
 				}
 			}
-			all[i] = s
+			all[i] = &tainted
 		}
 	}
 	return all
