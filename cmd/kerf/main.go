@@ -61,7 +61,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: displayName(os.Args[0])},
 	}
-	root.AddCommand(newPluginCommand(), newDiagnoseCommand(), newExplainCommand(), newSimulateCommand(), newExportSlicesCommand(),
+	root.AddCommand(newPluginCommand(), newControllerCommand(), newDiagnoseCommand(), newExplainCommand(), newSimulateCommand(), newExportSlicesCommand(),
 		newHintCommand(), newCleanupCommand(), newSimCommand())
 	return root
 }

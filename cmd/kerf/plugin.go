@@ -241,11 +241,7 @@ func newEvents(ctx context.Context, client kubernetes.Interface, node string) (r
 
 // newClient uses the pod's own access where no file is named.
 func newClient(kubeconfig string) (kubernetes.Interface, error) {
-	read := rest.InClusterConfig
-	if kubeconfig != "" {
-		read = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
-	}
-	config, err := read()
+	config, err := newConfig(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -253,4 +249,12 @@ func newClient(kubeconfig string) (kubernetes.Interface, error) {
 	// hold their claims up.
 	config.QPS, config.Burst = 50, 100
 	return kubernetes.NewForConfig(config)
+}
+
+// newConfig is the access to the API server: that of the file, or the pod's own.
+func newConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig != "" {
+		return clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	return rest.InClusterConfig()
 }

@@ -49,7 +49,7 @@ func isSlim(s *resourceapi.ResourceSlice) bool { _, ok := s.Annotations[slimmed]
 // fields. A ResourceSlice, ResourceClaim or Node has no annotations, a Node no images.
 // A Pod keeps its name, UID, version, labels, owners, deletion and its cost; of its
 // specification what decides where it runs and which devices it has; of its status the
-// phase, the conditions and its claims.
+// phase, the conditions, its address and its claims.
 func (i *Interner) Transform(object any) (any, error) {
 	switch x := object.(type) {
 	case *resourceapi.ResourceSlice:
@@ -125,7 +125,7 @@ func slimPod(p *corev1.Pod) {
 		InitContainers: containers(p.Spec.InitContainers), Containers: containers(p.Spec.Containers),
 	}
 	p.Status = corev1.PodStatus{
-		Phase: p.Status.Phase, Conditions: p.Status.Conditions, StartTime: p.Status.StartTime,
+		Phase: p.Status.Phase, Conditions: p.Status.Conditions, StartTime: p.Status.StartTime, PodIP: p.Status.PodIP,
 		ResourceClaimStatuses: p.Status.ResourceClaimStatuses, ExtendedResourceClaimStatus: p.Status.ExtendedResourceClaimStatus,
 	}
 }

@@ -171,3 +171,19 @@ type RightSize struct {
 	// +optional
 	Message string `json:"message,omitempty"`
 }
+
+// The types of conditions.
+const (
+	// ConditionTargetFound: the target of a hint can be looked at.
+	ConditionTargetFound = "TargetFound"
+	// ConditionMeasured: all of its replicas that work are measured. The reason says what is missing.
+	ConditionMeasured = "Measured"
+	// ConditionGives: replicas of the target are to go in favour of another's.
+	ConditionGives = "Gives"
+	// ConditionReceives: further replicas of the target wait for others to go.
+	ConditionReceives = "Receives"
+	// ConditionScaled: the target has been given the replicas that mode Scale is to set.
+	ConditionScaled = "Scaled"
+	// ConditionReady: a pool has GPUs.
+	ConditionReady = "Ready"
+)
