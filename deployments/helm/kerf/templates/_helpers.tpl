@@ -8,6 +8,15 @@
 {{ printf "%s-%s" .Release.Namespace (include "kerf.plugin" .) }}
 {{- end -}}
 
+{{- /* Name of everything that belongs to the controller. */ -}}
+{{- define "kerf.controller" -}}
+{{ printf "%s-controller" .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{- define "kerf.controllerClusterName" -}}
+{{ printf "%s-%s" .Release.Namespace (include "kerf.controller" .) }}
+{{- end -}}
+
 {{- define "kerf.selectorLabels" -}}
 app.kubernetes.io/name: kerf
 app.kubernetes.io/instance: {{ .Release.Name }}
