@@ -197,7 +197,7 @@ func TestStreamsFollowTheAPI(t *testing.T) {
 	hints, api := cached(t)
 	server := start(t, &Server{Hints: hints})
 	client := dial(t, server.address, nil)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 
 	// Before there is a hint KEDA has to know the metric already.
@@ -247,13 +247,15 @@ func TestStreamsFollowTheAPI(t *testing.T) {
 // KEDA tries again soon after a stream that has ended, and ever later after one that has failed.
 func TestRestart(t *testing.T) {
 	noLeaks(t)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
 	hints := list(answered("a", 2, 5))
 	first := &Server{Hints: hints}
 	server := start(t, first)
 	client := dial(t, server.address, nil)
-	activity, err := client.StreamIsActive(t.Context(), scaledObject("a"))
+	activity, err := client.StreamIsActive(ctx, scaledObject("a"))
 	require.NoError(t, err)
-	specs, err := client.StreamMetricSpec(t.Context(), scaledObject("a"))
+	specs, err := client.StreamMetricSpec(ctx, scaledObject("a"))
 	require.NoError(t, err)
 	_, err = activity.Recv()
 	require.NoError(t, err)
@@ -266,15 +268,15 @@ func TestRestart(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 	_, err = specs.Recv()
 	require.ErrorIs(t, err, io.EOF)
-	_, err = poll(t.Context(), client, scaledObject("a"))
+	_, err = poll(ctx, client, scaledObject("a"))
 	require.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
 
 	start(t, &Server{Hints: hints}, server.address)
 	require.Eventually(t, func() bool {
-		replicas, err := poll(t.Context(), client, scaledObject("a"))
+		replicas, err := poll(ctx, client, scaledObject("a"))
 		return err == nil && replicas == 5
 	}, soon, tick)
-	activity, err = client.StreamIsActive(t.Context(), scaledObject("a"))
+	activity, err = client.StreamIsActive(ctx, scaledObject("a"))
 	require.NoError(t, err)
 	_, err = activity.Recv()
 	require.NoError(t, err)

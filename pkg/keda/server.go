@@ -74,7 +74,7 @@ func (s *Server) Start(ctx context.Context) error {
 
 // serve closes the listener.
 func (s *Server) serve(ctx context.Context, listener net.Listener) error {
-	defer listener.Close() //nolint:errcheck // Serve has closed it, or was not reached.
+	defer listener.Close()
 	options := []grpc.ServerOption{
 		// A KEDA whose node is gone says nothing more: without pings its streams would stay for two hours.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
@@ -104,7 +104,7 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	}
 	s.listening.Store(true)
 	group.Go(func() error {
-		if err := server.Serve(listener); err != nil {
+		if err := server.Serve(listener); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("serve KEDA: %w", err)
 		}
 		return nil
