@@ -23,7 +23,7 @@ var table = [][]string{
 	{"pkg/nvml", "pkg/nvmlsim", "pkg/journal", "pkg/cdispec", "pkg/dcgm"},
 	{"pkg/claims", "pkg/pool", "pkg/health", "pkg/scaling"},
 	{"pkg/fleet", "pkg/plugin", "pkg/pool/pooltest", "pkg/claims/crash"},
-	{"pkg/diagnose", "pkg/controller", "pkg/explain"},
+	{"pkg/diagnose", "pkg/controller", "pkg/explain", "pkg/keda"},
 	{"pkg/simulate"},
 	{"cmd/kerf", "pkg/nvmlsim/nvidia-smi", "hack/demo", "hack/floors", "test/sweep"},
 }

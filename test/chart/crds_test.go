@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -128,6 +129,20 @@ func TestCRDsRefuse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The example of a hint with its pool is what an API server takes.
+func TestExampleHint(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(root, "deployments/autoscaling/hint.yaml"))
+	require.NoError(t, err)
+	all, kinds := crds(t), []string{}
+	for manifest := range strings.SplitSeq(string(data), "\n---\n") {
+		var meta struct{ Kind string }
+		require.NoError(t, yaml.Unmarshal([]byte(manifest), &meta))
+		require.Empty(t, all[meta.Kind].refusals(t, manifest))
+		kinds = append(kinds, meta.Kind)
+	}
+	require.Equal(t, []string{"GPUScalingHint", "GPUElasticPool"}, kinds)
 }
 
 func TestCRDDefaults(t *testing.T) {

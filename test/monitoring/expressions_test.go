@@ -53,7 +53,9 @@ func expressions(t *testing.T) map[string]string {
 		for _, object := range objects {
 			if scaled, ok := object.(*scaledObject); ok {
 				for i, trigger := range scaled.Spec.Triggers {
-					all[fmt.Sprintf("%s, trigger %d", path, i)] = trigger.Metadata["query"]
+					if trigger.Type == "prometheus" {
+						all[fmt.Sprintf("%s, trigger %d", path, i)] = trigger.Metadata["query"]
+					}
 				}
 			}
 		}

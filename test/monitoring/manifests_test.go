@@ -13,15 +13,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
+
+	scalingv1alpha1 "github.com/kerf-project/kerf/api/scaling/v1alpha1"
 )
 
 // decode refuses fields that a kind does not have.
 func decode(t *testing.T, text []byte) []any {
 	t.Helper()
-	core := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	kinds := runtime.NewScheme()
+	require.NoError(t, scheme.AddToScheme(kinds))
+	require.NoError(t, scalingv1alpha1.AddToScheme(kinds))
+	core := serializer.NewCodecFactory(kinds, serializer.EnableStrict).UniversalDeserializer()
 	var objects []any
 	for _, part := range bytes.Split(append([]byte("\n"), text...), []byte("\n---\n")) {
 		var meta metav1.TypeMeta
@@ -56,7 +62,7 @@ func manifests(t *testing.T) map[string][]any {
 }
 
 func TestManifestsDecode(t *testing.T) {
-	require.Len(t, manifests(t), 8)
+	require.Len(t, manifests(t), 11)
 }
 
 func TestMisspeltFieldsAreRefused(t *testing.T) {
@@ -107,6 +113,19 @@ func TestReferencesAreShipped(t *testing.T) {
 	}
 }
 
+// only is the one object of a type in a file of deployments/autoscaling.
+func only[T any](t *testing.T, file string) T {
+	t.Helper()
+	var found []T
+	for _, object := range manifests(t)[filepath.Join(autoscaling, file)] {
+		if o, ok := object.(T); ok {
+			found = append(found, o)
+		}
+	}
+	require.Len(t, found, 1, file)
+	return found[0]
+}
+
 // replicas is the formula of the HPA for a metric that is a level (computed as in pkg/controller/podautoscaler of
 // Kubernetes): within the tolerance nothing, else as many as would bring the level to its target.
 func replicas(current int32, level, target float64, behavior *autoscalingv2.HorizontalPodAutoscalerBehavior) int32 {
@@ -119,26 +138,18 @@ func replicas(current int32, level, target float64, behavior *autoscalingv2.Hori
 
 // Both autoscalers grow above 70 %, hold from 30 to 70 %, shrink below, and take missing data for no reason to shrink.
 func TestAutoscalersHaveTwoThresholds(t *testing.T) {
-	var behaviors []*autoscalingv2.HorizontalPodAutoscalerBehavior
-	for _, objects := range manifests(t) {
-		for _, object := range objects {
-			switch o := object.(type) {
-			case *scaledObject:
-				trigger := o.Spec.Triggers[0]
-				require.Equal(t, autoscalingv2.ValueMetricType, trigger.MetricType)
-				require.Equal(t, "70", trigger.Metadata["threshold"])
-				require.Equal(t, "false", trigger.Metadata["ignoreNullValues"])
-				require.Equal(t, "currentReplicasIfHigher", o.Spec.Fallback.Behavior)
-				behaviors = append(behaviors, &o.Spec.Advanced.HorizontalPodAutoscalerConfig.Behavior)
-			case *autoscalingv2.HorizontalPodAutoscaler:
-				target := o.Spec.Metrics[0].External.Target
-				require.Equal(t, autoscalingv2.ValueMetricType, target.Type)
-				require.Equal(t, int64(70), target.Value.Value())
-				behaviors = append(behaviors, o.Spec.Behavior)
-			}
-		}
+	scaled, hpa := only[*scaledObject](t, "scaledobject.yaml"), only[*autoscalingv2.HorizontalPodAutoscaler](t, "hpa.yaml")
+	trigger := scaled.Spec.Triggers[0]
+	require.Equal(t, autoscalingv2.ValueMetricType, trigger.MetricType)
+	require.Equal(t, "70", trigger.Metadata["threshold"])
+	require.Equal(t, "false", trigger.Metadata["ignoreNullValues"])
+	require.Equal(t, "currentReplicasIfHigher", scaled.Spec.Fallback.Behavior)
+	target := hpa.Spec.Metrics[0].External.Target
+	require.Equal(t, autoscalingv2.ValueMetricType, target.Type)
+	require.Equal(t, int64(70), target.Value.Value())
+	behaviors := []*autoscalingv2.HorizontalPodAutoscalerBehavior{
+		&scaled.Spec.Advanced.HorizontalPodAutoscalerConfig.Behavior, hpa.Spec.Behavior,
 	}
-	require.Len(t, behaviors, 2)
 	for _, behavior := range behaviors {
 		for _, c := range []struct {
 			current int32
@@ -149,6 +160,58 @@ func TestAutoscalersHaveTwoThresholds(t *testing.T) {
 		}
 		require.Equal(t, int32(300), *behavior.ScaleDown.StabilizationWindowSeconds)
 		require.Equal(t, int32(0), *behavior.ScaleUp.StabilizationWindowSeconds)
+	}
+}
+
+// What follows a hint is about its target, within its bounds, falls back as it does, and holds nothing back: that a hint
+// has done. test/upstream has Kubernetes' own HPA controller act on this behavior.
+func TestAutoscalersFollowTheHint(t *testing.T) {
+	hint, pool := only[*scalingv1alpha1.GPUScalingHint](t, "hint.yaml"), only[*scalingv1alpha1.GPUElasticPool](t, "hint.yaml")
+	deployment := only[*appsv1.Deployment](t, "deployment.yaml")
+	scaled, hpa := only[*scaledObject](t, "scaledobject-hint.yaml"), only[*autoscalingv2.HorizontalPodAutoscaler](t, "hpa-hint.yaml")
+	authentication := only[*triggerAuthentication](t, "scaledobject-hint.yaml")
+
+	ref := hint.Spec.TargetRef
+	require.Equal(t, []string{deployment.APIVersion, deployment.Kind, deployment.Name}, []string{ref.APIVersion, ref.Kind, ref.Name})
+	target := autoscalingv2.CrossVersionObjectReference{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name}
+	require.Equal(t, pool.Name, hint.Spec.Pool)
+	require.Equal(t, hint.Namespace+"/"+hint.Name, pool.Spec.Primaries[0].Hint)
+	require.Equal(t, scalingv1alpha1.ModeAdvise, hint.Spec.Mode, "one acts")
+
+	require.Equal(t, target, scaled.Spec.ScaleTargetRef)
+	require.Equal(t, hint.Spec.MinReplicas, scaled.Spec.MinReplicaCount)
+	require.Equal(t, hint.Spec.MaxReplicas, scaled.Spec.MaxReplicaCount)
+	require.Equal(t, hint.Spec.FallbackReplicas, scaled.Spec.Fallback.Replicas)
+	require.Equal(t, "currentReplicasIfHigher", scaled.Spec.Fallback.Behavior)
+	trigger := scaled.Spec.Triggers[0]
+	require.Equal(t, "external-push", trigger.Type)
+	require.Equal(t, autoscalingv2.AverageValueMetricType, trigger.MetricType)
+	require.Equal(t, map[string]string{
+		"scalerAddress": "kerf-controller.kerf-system:9443", "hint": hint.Name, "enableTLS": "true",
+	}, trigger.Metadata)
+	require.Equal(t, authentication.Name, trigger.AuthenticationRef.Name)
+	var parameters []string
+	for _, secret := range authentication.Spec.SecretTargetRef {
+		parameters = append(parameters, secret.Parameter)
+	}
+	require.Equal(t, []string{"caCert", "tlsClientCert", "tlsClientKey"}, parameters, "what KEDA's external scaler takes")
+
+	require.Equal(t, target, hpa.Spec.ScaleTargetRef)
+	require.Equal(t, hint.Spec.MinReplicas, *hpa.Spec.MinReplicas)
+	require.Equal(t, hint.Spec.MaxReplicas, hpa.Spec.MaxReplicas)
+	metric := hpa.Spec.Metrics[0].External
+	require.Equal(t, "kerf_hint_scale_to_replicas", metric.Metric.Name)
+	require.Equal(t, map[string]string{"hint_name": hint.Name}, metric.Metric.Selector.MatchLabels)
+	require.Equal(t, autoscalingv2.AverageValueMetricType, metric.Target.Type)
+	require.Equal(t, int64(1), metric.Target.AverageValue.Value())
+
+	require.Equal(t, *hpa.Spec.Behavior, scaled.Spec.Advanced.HorizontalPodAutoscalerConfig.Behavior)
+	for _, rules := range []*autoscalingv2.HPAScalingRules{hpa.Spec.Behavior.ScaleUp, hpa.Spec.Behavior.ScaleDown} {
+		require.True(t, rules.Tolerance.IsZero())
+		require.Equal(t, int32(0), *rules.StabilizationWindowSeconds)
+		require.Len(t, rules.Policies, 1)
+		require.Equal(t, autoscalingv2.PodsScalingPolicy, rules.Policies[0].Type)
+		require.GreaterOrEqual(t, rules.Policies[0].Value, hint.Spec.MaxReplicas)
 	}
 }
 

@@ -36,7 +36,22 @@ type scaledObject struct {
 			Type       string                         `json:"type"`
 			MetricType autoscalingv2.MetricTargetType `json:"metricType"`
 			Metadata   map[string]string              `json:"metadata"`
+			// AuthenticationRef is to an object of the same namespace.
+			AuthenticationRef struct {
+				Name string `json:"name"`
+			} `json:"authenticationRef"`
 		} `json:"triggers"`
+	} `json:"spec"`
+}
+
+type triggerAuthentication struct {
+	header `json:",inline"`
+	Spec   struct {
+		SecretTargetRef []struct {
+			Parameter string `json:"parameter"`
+			Name      string `json:"name"`
+			Key       string `json:"key"`
+		} `json:"secretTargetRef"`
 	} `json:"spec"`
 }
 
@@ -134,6 +149,7 @@ type prometheusRule struct {
 // ofOthers gives a new object of a kind that is none of Kubernetes'.
 var ofOthers = map[string]func() any{
 	"keda.sh/v1alpha1, Kind=ScaledObject":           func() any { return &scaledObject{} },
+	"keda.sh/v1alpha1, Kind=TriggerAuthentication":  func() any { return &triggerAuthentication{} },
 	"karpenter.sh/v1, Kind=NodePool":                func() any { return &nodePool{} },
 	"karpenter.k8s.aws/v1, Kind=EC2NodeClass":       func() any { return &ec2NodeClass{} },
 	"monitoring.coreos.com/v1, Kind=ServiceMonitor": func() any { return &serviceMonitor{} },

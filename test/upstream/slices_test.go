@@ -1,4 +1,4 @@
-// Package upstream holds what kerf publishes against the API server's own code.
+// Package upstream holds what kerf publishes and answers against Kubernetes' own code.
 package upstream
 
 import (
