@@ -88,7 +88,7 @@ func (a *Adapter) sample(op string, b *board, h nvml.Device, gi int) (nvml.GpmSa
 	for _, symbol := range gpmSymbols {
 		// Calling a function that an old driver lacks ends the process.
 		if a.lib.Extensions().LookupSymbol(symbol) != nil {
-			return nil, nil
+			return nil, nil //nolint:nilerr // the error says that there is none
 		}
 	}
 	support, ret := h.GpmQueryDeviceSupport()
