@@ -91,9 +91,14 @@ func (s *Sampler) sample(ctx context.Context) {
 	for _, instances := range byGPU {
 		measuring.Go(func() {
 			for u, i := range instances {
-				ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-				usage, err := s.meter.Usage(ctx, i, u.owner)
-				over := ctx.Err() != nil
+				if ctx.Err() != nil {
+					return
+				}
+				// What is under way goes on to its end: cut off, it would make the GPU pass
+				// for one that does not answer, just when a plugin that ends cleans up.
+				patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+				usage, err := s.meter.Usage(patience, i, u.owner)
+				over := patience.Err() != nil
 				cancel()
 				if err == nil {
 					mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/kerf-project/kerf/pkg/gpu"
 	"github.com/kerf-project/kerf/pkg/journal"
+	"github.com/kerf-project/kerf/pkg/nvml"
+	"github.com/kerf-project/kerf/pkg/nvmlsim"
 	"github.com/kerf-project/kerf/pkg/plugin"
 )
 
@@ -157,4 +160,65 @@ func TestSampler(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// The real adapter on simulated boards: an H100 tells how busy an instance is, an A100 its memory only, and a
+// sampler that never rests keeps nobody from destroying what it measures, nor from switching MIG off.
+func TestSamplerOnBoards(t *testing.T) {
+	spec, err := nvmlsim.Parse("1xH100-SXM5-80GB,1xA100-SXM4-40GB,mig=on,state=" + t.TempDir())
+	require.NoError(t, err)
+	sim, err := nvmlsim.Open(spec)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, sim.Close()) }()
+	adapter := nvml.New(sim.Interface())
+	require.NoError(t, adapter.Open(t.Context()))
+	defer func() { require.NoError(t, adapter.Close()) }()
+	boards, err := sim.Boards()
+	require.NoError(t, err)
+	claims := &claimList{}
+	var all []*journal.Claim
+	var made []gpu.Instance
+	for n, profile := range []string{"3g.40gb", "3g.20gb"} {
+		i, err := adapter.CreateGPUInstance(t.Context(), boards[n].UUID, profile, gpu.Placement{Start: 0, Size: 4})
+		require.NoError(t, err)
+		i, err = adapter.CreateComputeInstance(t.Context(), i)
+		require.NoError(t, err)
+		require.NoError(t, sim.SetLoad(boards[n].UUID, &i.ID, nvmlsim.Load{EnginePercent: 85, DRAMPercent: 40, MemoryMiB: 1024}))
+		made = append(made, i)
+		all = append(all, &journal.Claim{UID: profile, State: journal.ClaimPrepared, Devices: []journal.ClaimDevice{{Name: profile, Device: i.Device(), Instance: &i}}})
+	}
+	claims.set(all...)
+	registry := prometheus.NewPedanticRegistry()
+	s, err := plugin.NewSampler(registry, adapter, claims)
+	require.NoError(t, err)
+	run := func(every time.Duration) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			s.Run(ctx, every)
+			close(done)
+		}()
+		return func() {
+			cancel()
+			<-done
+		}
+	}
+	stop := run(200 * time.Millisecond)
+	series := func(name string, board int) string {
+		return fmt.Sprintf("kerf_instance_%s GPU_I_ID=1 UUID=%s", name, boards[board].UUID)
+	}
+	require.Eventually(t, func() bool {
+		got := gathered(t, registry)
+		engine, dram := got[series("engine_active_ratio", 0)], got[series("dram_active_ratio", 0)]
+		return math.Abs(engine-0.85) < 1e-3 && math.Abs(dram-0.4) < 1e-3 && len(got) == 6 &&
+			got[series("memory_used_bytes", 0)] == 1<<30 && got[series("memory_used_bytes", 1)] == 1<<30
+	}, waitLong, waitStep)
+	stop()
+
+	stop = run(time.Microsecond)
+	left, err := adapter.DestroyComputeInstance(t.Context(), made[0])
+	require.NoError(t, err)
+	require.NoError(t, adapter.DestroyGPUInstance(t.Context(), left))
+	require.NoError(t, adapter.SetMIGMode(t.Context(), made[0].GPU, false))
+	stop()
 }
