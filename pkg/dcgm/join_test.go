@@ -147,6 +147,10 @@ func TestTraps(t *testing.T) {
 			[]sample{{line(engineActive, "5", "", 0.25), now.Add(-4 * interval)}, {ours("engine_active_ratio", 5, 0.75), now}},
 			naiveInstance(5), 25, mig(5, hourAgo), OK, 75,
 		},
+		"kerf's too can be of who had the id before": {
+			one(ours("engine_active_ratio", 5, 0.75)),
+			func(text string) float64 { return plain(text, "kerf_instance_engine_active_ratio", `"5"`) * 100 }, 75, mig(5, now.Add(time.Second)), Earlier, math.NaN(),
+		},
 		"memory is no utilization": {
 			one(ours("memory_used_bytes", 5, 0)),
 			naiveInstance(5), 0, mig(5, hourAgo), NoSeries, math.NaN(),

@@ -2,6 +2,7 @@ package nvml
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -190,6 +191,19 @@ func TestUsageOverTwoLives(t *testing.T) {
 			require.Equal(t, m.made.Compute[0].UUID, next.Compute[0].UUID)
 			m.made = next
 		}},
+		"replaced by somebody else": {"claim", func(t *testing.T, m *measured) {
+			require.NoError(t, m.sim.DestroyInstance(m.gpu, m.made.ID))
+			_, err := m.sim.CreateInstance(m.gpu, "4g.40gb", &gpu.Placement{Start: 0, Size: 4}, true)
+			require.NoError(t, err)
+			m.made = instances(t, m.sim)[0]
+		}},
+		"its compute instance made again": {"claim", func(t *testing.T, m *measured) {
+			left, err := m.a.DestroyComputeInstance(t.Context(), m.made)
+			require.NoError(t, err)
+			again, err := m.a.CreateComputeInstance(t.Context(), left)
+			require.NoError(t, err)
+			require.True(t, again.Same(m.made))
+		}},
 		"MIG off and on again": {"claim", func(t *testing.T, m *measured) {
 			m.destroy(t)
 			require.NoError(t, m.a.SetMIGMode(t.Context(), m.gpu, false))
@@ -263,4 +277,16 @@ func TestUsageWhileOthersChange(t *testing.T) {
 		_, err = a.Usage(t.Context(), ours, "claim")
 		require.ErrorIs(t, err, gpu.ErrNotFound)
 	}
+}
+
+func TestWhatIsNoShareIsNotKnown(t *testing.T) {
+	for value, want := range map[float64]any{-1: nil, 0: 0.0, 50: 0.5, 100.4: 1.0, 150: nil, math.NaN(): nil, math.Inf(1): nil} {
+		got := share(nvml.GpmMetric{Value: value})
+		if want == nil {
+			require.Nil(t, got, "%v", value)
+		} else {
+			require.Equal(t, want, *got)
+		}
+	}
+	require.Nil(t, share(nvml.GpmMetric{Value: 50, NvmlReturn: uint32(nvml.ERROR_NO_DATA)}))
 }

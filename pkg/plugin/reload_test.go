@@ -75,6 +75,7 @@ func TestReloadIsDebounced(t *testing.T) {
 		at(40, 7, 8)  // It has gone before its minute was over, and nobody minds.
 		at(100, 7)    // Gone is no news,
 		at(110, 7, 8) // and made again it is, although it looks the same.
+		at(200, 7, 8)
 		at(300, 7, 8)
 		cancel()
 		<-done
