@@ -43,8 +43,8 @@ type pluginFlags struct {
 	nodeFlags
 	stateDir, hook, kubeletPluginsDir, kubeletRegistryDir, kubeletPodResourcesDir string
 	nodeName, driverName, kubeconfig, httpEndpoint, podUID                        string
-	deviceMetadata                                                                bool
-	recoverEvery, staleAfter                                                      time.Duration
+	deviceMetadata, reloadExporter                                                bool
+	recoverEvery, staleAfter, sampleEvery                                         time.Duration
 }
 
 func newPluginCommand() *cobra.Command {
@@ -75,6 +75,8 @@ func newPluginCommand() *cobra.Command {
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
 	s.StringVar(&f.podUID, "pod-uid", os.Getenv("POD_UID"), "UID of the plugin's pod, with which two plugins can serve a node during an update; default from POD_UID")
 	s.StringVar(&f.httpEndpoint, "http-endpoint", ":8080", "address of /metrics, /healthz and /readyz; empty serves none")
+	s.DurationVar(&f.sampleEvery, "sample-every", 15*time.Second, "how often the MIG instances of claims are measured; 0 measures none")
+	s.BoolVar(&f.reloadExporter, "reload-dcgm-exporter", false, "send SIGHUP to the node's dcgm-exporter after MIG instances were made, so that it lists them; needs the host's pid namespace")
 	s.DurationVar(&f.recoverEvery, "recover-every", time.Minute, "how often leftovers of other processes are looked for")
 	s.DurationVar(&f.staleAfter, "stale-after", time.Minute, "how long the API server must have been without a claim that nobody uses before it is released")
 	for _, name := range []string{"recover-every", "stale-after"} {
@@ -86,6 +88,9 @@ func newPluginCommand() *cobra.Command {
 func runPlugin(parent context.Context, f pluginFlags) error {
 	if f.nodeName == "" {
 		return errors.New("--node-name or the variable NODE_NAME is required")
+	}
+	if f.sampleEvery != 0 && f.sampleEvery < time.Second {
+		return fmt.Errorf("--sample-every=%s: it is 0, or at least a second", f.sampleEvery)
 	}
 	ctx, fatal := context.WithCancelCause(parent)
 	defer fatal(nil)
@@ -140,8 +145,17 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 	if err := errors.Join(plugin.CountInstances(registry, here.records, publisher.Foreign), plugin.ClaimInfo(registry, here.records)); err != nil {
 		return err
 	}
+	sampler, err := plugin.NewSampler(registry, here.adapter, here.records)
+	if err != nil {
+		return err
+	}
 	status := plugin.NewStatus(client, f.driverName, here.records)
-	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(engine, node, publisher, metrics.Operation, status.Changed, events, fatal),
+	reload := plugin.NewReload(here.records, func() (int, error) { return plugin.TellExporters("/proc") })
+	changed := func(namespace, name, uid string) {
+		status.Changed(namespace, name, uid)
+		reload.Changed()
+	}
+	helper, err := kubeletplugin.Start(ctx, plugin.NewDriver(engine, node, publisher, metrics.Operation, changed, events, fatal),
 		kubeletplugin.KubeClient(client), kubeletplugin.NodeName(f.nodeName), kubeletplugin.DriverName(f.driverName),
 		kubeletplugin.RegistrarDirectoryPath(f.kubeletRegistryDir), kubeletplugin.PluginDataDirectoryPath(pluginDir),
 		kubeletplugin.RollingUpdate(types.UID(f.podUID)), kubeletplugin.Serialize(false),
@@ -200,6 +214,18 @@ func runPlugin(parent context.Context, f pluginFlags) error {
 		status.Run(ctx)
 		return nil
 	})
+	if f.sampleEvery > 0 {
+		run(func() error {
+			sampler.Run(ctx, f.sampleEvery)
+			return nil
+		})
+	}
+	if f.reloadExporter {
+		run(func() error {
+			reload.Run(ctx)
+			return nil
+		})
+	}
 	run(func() error { return loaded.Watch(ctx, driverEvery) })
 	if f.httpEndpoint != "" {
 		socket := f.driverName + "-reg.sock"

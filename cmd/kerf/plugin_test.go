@@ -24,6 +24,7 @@ func TestPluginWithoutTheDriversLibrary(t *testing.T) {
 func TestPluginRefusesWhatItCannotRead(t *testing.T) {
 	for _, args := range [][]string{
 		{"plugin", "--node-name="},
+		{"plugin", "--node-name=n", "--sample-every=15ms"},
 		{"plugin", "--node-name=n", "--config=/nonexistent"},
 		{"plugin", "--node-name=n", "--kubeconfig=/nonexistent"},
 	} {

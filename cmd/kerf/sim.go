@@ -50,7 +50,7 @@ func newSimCommand() *cobra.Command {
 		return n.RemoveClient(args[0], pid)
 	}))
 	sim.AddCommand(
-		simList(do), simCreate(do), client, simXid(do), simFaults(do),
+		simList(do), simCreate(do), client, simXid(do), simLoad(do), simFaults(do),
 		simAct(do, "destroy-instance GPU ID", "Destroy a GPU instance and its compute instances", func(n *nvmlsim.Node, args []string) error {
 			id, err := strconv.Atoi(args[1])
 			if err != nil {
@@ -241,6 +241,24 @@ func simXid(do simBody) *cobra.Command {
 	xid.Flags().IntVar(&gi, "gi", 0, "GPU instance id; without it the event is unattributed")
 	xid.Flags().IntVar(&ci, "ci", 0, "compute instance id")
 	return xid
+}
+
+func simLoad(do simBody) *cobra.Command {
+	var gi int
+	l := nvmlsim.Load{}
+	cmd := &cobra.Command{
+		Use: "load GPU PERCENT", Short: "Say how busy a GPU is, or one of its instances", Args: cobra.ExactArgs(2),
+		RunE: do(func(cmd *cobra.Command, n *nvmlsim.Node, args []string) (err error) {
+			if l.EnginePercent, err = strconv.ParseFloat(args[1], 64); err != nil {
+				return fmt.Errorf("percent %q: %w", args[1], err)
+			}
+			return n.SetLoad(args[0], simID(cmd, "gi", &gi), l)
+		}),
+	}
+	cmd.Flags().IntVar(&gi, "gi", 0, "GPU instance id; without it the load is that of a GPU that is not in MIG mode")
+	cmd.Flags().Float64Var(&l.DRAMPercent, "dram", 0, "how busy the bandwidth of its memory is, in percent")
+	cmd.Flags().Uint64Var(&l.MemoryMiB, "memory", 0, "how much of its memory is in use, in MiB")
+	return cmd
 }
 
 // simID is nil for a flag that was not given.

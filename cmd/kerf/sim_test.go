@@ -41,6 +41,9 @@ func TestSim(t *testing.T) {
 	do("client", "add", "0", "4242", "--gi", "1", "--ci", "0", "--process", "--command", "python3")
 	do("client", "add", "1", "17")
 	do("xid", "0", "94", "--gi", "1", "--ci", "0")
+	do("load", "0", "85", "--gi", "1", "--dram", "40", "--memory", "6000")
+	_, err = sim("load", "0", "85")
+	require.ErrorIs(t, err, nvml.ERROR_INVALID_ARGUMENT, "the GPU is in MIG mode")
 	for _, refused := range [][]string{{"destroy-instance", "0", "1"}, {"mig", "0", "off"}, {"reset", "0"}} {
 		_, err := sim(refused...)
 		require.ErrorIs(t, err, nvml.ERROR_IN_USE, refused)

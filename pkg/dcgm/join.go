@@ -23,7 +23,8 @@ type State string
 const (
 	// OK: measured.
 	OK State = "OK"
-	// NoSeries: the exporter has no row. It lists the instances that existed when it started or reloaded, and no later ones.
+	// NoSeries: there is no row. The exporter lists the instances that existed when it started or reloaded, and no
+	// later ones; those, kerf's plugin measures only where the board can.
 	NoSeries State = "NoSeries"
 	// Stale: the latest row is too old, or from the future: the exporter, the scrape or a clock is at fault.
 	Stale State = "Stale"
@@ -46,15 +47,17 @@ type Reading struct {
 }
 
 // Join gives every device its rows. Interval is that in which the exporter
-// collects; a row is stale after three of them.
+// collects; a row is stale after three of them. Where the exporter has no
+// measurement of a device, that of kerf's plugin is taken.
 func Join(devices []Device, rows []Row, now time.Time, interval time.Duration) []Reading {
 	type series struct {
 		Metric
 		Key
+		own bool
 	}
 	latest := make(map[series]Row, len(rows))
 	for _, r := range rows {
-		s := series{r.Metric, r.Key}
+		s := series{r.Metric, r.Key, r.Own}
 		have, ok := latest[s]
 		// The same series can come twice: from two exporters, or once a pod of those that share a GPU. Of equally old
 		// ones the higher is taken, because taking away is what has to be sure.
@@ -62,8 +65,8 @@ func Join(devices []Device, rows []Row, now time.Time, interval time.Duration) [
 			latest[s] = r
 		}
 	}
-	pick := func(d Device, m Metric) (Row, State) {
-		r, ok := latest[series{m, d.Key}]
+	look := func(d Device, m Metric, own bool) (Row, State) {
+		r, ok := latest[series{m, d.Key, own}]
 		switch {
 		case !ok:
 			return Row{Value: math.NaN()}, NoSeries
@@ -78,18 +81,22 @@ func Join(devices []Device, rows []Row, now time.Time, interval time.Duration) [
 			return r, OK
 		}
 	}
+	pick := func(d Device, m Metric) (Row, State) {
+		r, state := look(d, m, false)
+		if state == OK {
+			return r, state
+		}
+		if ours, own := look(d, m, true); own == OK || state == NoSeries {
+			return ours, own
+		}
+		return r, state
+	}
 	readings := make([]Reading, 0, len(devices))
 	for _, d := range devices {
-		metric, scale := GPUUtil, 1.0
-		if d.Instance != NoInstance {
-			metric, scale = EngineActive, 100
-		}
-		row, state := pick(d, metric)
+		row, state := pick(d, Utilization)
 		out := Reading{Device: d, State: state, At: row.At, Utilization: math.NaN(), MemoryUsed: math.NaN(), MemoryTotal: math.NaN()}
-		if u := row.Value * scale; state == OK && u >= 0 && u <= maxUtilization {
-			out.Utilization = min(u, 100)
-		} else if state == OK {
-			out.State = NoValue
+		if state == OK {
+			out.Utilization = row.Value
 		}
 		used, usedState := pick(d, MemoryUsed)
 		free, freeState := pick(d, MemoryFree)
@@ -100,6 +107,3 @@ func Join(devices []Device, rows []Row, now time.Time, interval time.Duration) [
 	}
 	return readings
 }
-
-// maxUtilization is what rounding may make of 100 %. Beyond it is no utilization, but another of DCGM's blanks.
-const maxUtilization = 101

@@ -2,47 +2,83 @@ package dcgm
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
+	"math"
 	"time"
 
 	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
 )
 
-// window is how far back Prometheus is asked: as far as it looks itself.
-const window = 5 * time.Minute
+// The recording rules that are read, of deployments/monitoring/rules.yaml.
+const (
+	utilizationRule = "kerf:device_utilization:percent"
+	usedRule        = "kerf:device_memory_used:bytes"
+	freeRule        = "kerf:device_memory_free:bytes"
+	sampledRule     = "kerf:device_sampled:timestamp_seconds"
+)
 
-// query is what Prometheus is asked. It is a range, because the samples of a
-// range have the time of their scrape; a query for an instant gives every value
-// the time of the question, however old it is.
-func query() string {
-	var names []string
-	for _, m := range Metrics() {
-		names = append(names, string(m))
-	}
-	return fmt.Sprintf(`{__name__=~"%s",UUID!=""}[%s]`, strings.Join(names, "|"), model.Duration(window))
-}
+// query is what Prometheus is asked: of the rules, a series a device, so that no
+// traps are left in what it sends, nor rows of each pod.
+const query = `{__name__=~"` + utilizationRule + "|" + usedRule + "|" + freeRule + "|" + sampledRule + `"}`
 
-// Query reads the latest row of each series from Prometheus. The context bounds the time.
+// ErrNoRules is wrapped by the error of Query where Prometheus has nothing of the recording rules, or of old ones only.
+var ErrNoRules = errors.New("the recording rules are missing")
+
+// Query reads the latest row of each device from the recording rules in
+// Prometheus, as of a moment. A rule's value has the time of the question, so the
+// rows have the time that a rule of its own keeps. A device that was sampled and
+// has no utilization has a row without a value; what was never sampled has no row.
+// The context bounds the time.
 func Query(ctx context.Context, api promv1.API, at time.Time) ([]Row, error) {
-	value, _, _, err := api.Query(ctx, query(), at)
+	value, _, _, err := api.Query(ctx, query, at)
 	if err != nil {
 		return nil, fmt.Errorf("prometheus: %w", err)
 	}
-	matrix, ok := value.(model.Matrix)
+	vector, ok := value.(model.Vector)
 	if !ok {
-		return nil, fmt.Errorf("prometheus: answered a range with a %s", value.Type())
+		return nil, fmt.Errorf("prometheus: answered an instant query with a %s", value.Type())
 	}
-	var rows []Row
-	for _, series := range matrix {
-		if len(series.Values) == 0 {
+	if len(vector) == 0 {
+		return nil, fmt.Errorf("prometheus: no series of kerf's rules: load deployments/monitoring/rules.yaml into it, and see that it scrapes dcgm-exporter: %w", ErrNoRules)
+	}
+	sampled := make(map[Key]time.Time, len(vector)/4)
+	for _, s := range vector {
+		if s.Metric[model.MetricNameLabel] != sampledRule {
 			continue
 		}
-		last := series.Values[len(series.Values)-1]
-		label := func(name string) string { return string(series.Metric[model.LabelName(name)]) }
-		if row, ok := newRow(label(model.MetricNameLabel), label, float64(last.Value), last.Timestamp.Time()); ok {
-			rows = append(rows, row)
+		if key, ok := keyOf(string(s.Metric["UUID"]), string(s.Metric["GPU_I_ID"])); ok {
+			sampled[key] = time.UnixMilli(int64(float64(s.Value) * 1000))
+		}
+	}
+	if len(sampled) == 0 {
+		return nil, fmt.Errorf("prometheus: no series of the rule %s: its rules are old, load deployments/monitoring/rules.yaml of this version: %w", sampledRule, ErrNoRules)
+	}
+	rows := make([]Row, 0, len(vector))
+	measured := make(map[Key]bool, len(sampled))
+	for _, s := range vector {
+		metric, scale := Utilization, 1.0
+		switch s.Metric[model.MetricNameLabel] {
+		case sampledRule:
+			continue
+		case usedRule:
+			metric, scale = MemoryUsed, 1.0/mib
+		case freeRule:
+			metric, scale = MemoryFree, 1.0/mib
+		}
+		key, ok := keyOf(string(s.Metric["UUID"]), string(s.Metric["GPU_I_ID"]))
+		when, known := sampled[key]
+		if !ok || !known {
+			// The rules of a group are evaluated one after the other, so this is a device that just goes.
+			continue
+		}
+		rows = append(rows, Row{Metric: metric, Key: key, At: when, Value: metric.normal(float64(s.Value) * scale)})
+		measured[key] = measured[key] || metric == Utilization
+	}
+	for key, when := range sampled {
+		if !measured[key] {
+			rows = append(rows, Row{Metric: Utilization, Key: key, At: when, Value: math.NaN()})
 		}
 	}
 	return rows, nil

@@ -1,6 +1,7 @@
 package dcgm
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,32 +14,35 @@ import (
 
 	"github.com/prometheus/client_golang/api"
 	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 func TestParse(t *testing.T) {
 	text := "# HELP DCGM_FI_DEV_FB_USED Framebuffer memory used (in MiB).\n# TYPE DCGM_FI_DEV_FB_USED gauge\n" +
-		line(MemoryUsed, "", `,hostname="node-a",container="vllm",namespace="inference",pod="model-a-0"`, 61234) +
-		line(MemoryUsed, "3", `,Hostname="node-a",container_name="c",pod_namespace="ns",pod_name="p"`, 1440) +
+		line(fbUsed, "", `,hostname="node-a",container="vllm",namespace="inference",pod="model-a-0"`, 61234) +
+		line(fbUsed, "3", `,Hostname="node-a",container_name="c",pod_namespace="ns",pod_name="p"`, 1440) +
 		line("DCGM_FI_DEV_SM_CLOCK", "", "", 1980) +
-		line(MemoryUsed, "x", "", 1) +
-		`DCGM_FI_DEV_FB_USED{gpu="nic0",UUID=""} 5` + "\n"
+		line(fbUsed, "x", "", 1) +
+		`DCGM_FI_DEV_FB_USED{gpu="nic0",UUID=""} 5` + "\n" +
+		ours("engine_active_ratio", 5, 0.75) + `kerf_claim_device_info{GPU_I_ID="5",UUID="` + gpuA + `"} 1` + "\n"
 	rows, err := Parse([]byte(text), now)
 	require.NoError(t, err)
 	require.Equal(t, []Row{
-		{MemoryUsed, Key{gpuA, NoInstance}, now, 61234, "node-a", "inference", "model-a-0"},
-		{MemoryUsed, Key{gpuA, 3}, now, 1440, "node-a", "ns", "p"},
+		{MemoryUsed, Key{gpuA, NoInstance}, now, 61234, false, "node-a", "inference", "model-a-0"},
+		{MemoryUsed, Key{gpuA, 3}, now, 1440, false, "node-a", "ns", "p"},
+		{Utilization, Key{gpuA, 5}, now, 75, true, "", "", ""},
 	}, rows)
 }
 
 // Without honorLabels pod is the exporter's own.
 func TestExportedLabels(t *testing.T) {
-	rows := parse(t, now, line(GPUUtil, "", `,namespace="monitoring",pod="dcgm-exporter-x",exported_namespace="inference",exported_pod="model-a-0"`, 5))
+	rows := parse(t, now, line(gpuUtil, "", `,namespace="monitoring",pod="dcgm-exporter-x",exported_namespace="inference",exported_pod="model-a-0"`, 5))
 	require.Equal(t, "inference/model-a-0", rows[0].Namespace+"/"+rows[0].Pod)
 }
 
 func TestScrape(t *testing.T) {
-	whole := strings.Repeat(line(GPUUtil, "", "", 40), 3)
+	whole := strings.Repeat(line(gpuUtil, "", "", 40), 3)
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
 		rows    int
@@ -78,42 +82,73 @@ func prometheus(t *testing.T, handler http.HandlerFunc) promv1.API {
 	return promv1.NewAPI(client)
 }
 
-// A query for an instant gives every value the time of the question; the range that is asked for keeps that of the scrape.
+// vector is what an instant query answers.
+type vector []map[string]any
+
+// with adds a series of a rule, as Prometheus evaluates it now.
+func (v vector) with(rule, instance string, value float64) vector {
+	labels := map[string]string{"__name__": rule, "UUID": gpuA}
+	if instance != "" {
+		labels["GPU_I_ID"] = instance
+	}
+	return append(v, map[string]any{"metric": labels, "value": []any{now.Unix(), fmt.Sprint(value)}})
+}
+
+func (v vector) serve(t *testing.T) promv1.API {
+	t.Helper()
+	return prometheus(t, func(w http.ResponseWriter, r *http.Request) {
+		assert.Equal(t, `{__name__=~"kerf:device_utilization:percent|kerf:device_memory_used:bytes|kerf:device_memory_free:bytes|kerf:device_sampled:timestamp_seconds"}`, r.FormValue("query"))
+		assert.NoError(t, json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "vector", "result": v}}))
+	})
+}
+
+// A rule's value always has the time of the question; the time of the scrape is in a rule of its own.
 func TestQueryKeepsTheTimeOfTheScrape(t *testing.T) {
 	scraped := now.Add(-4 * time.Minute)
-	var asked string
-	p := prometheus(t, func(w http.ResponseWriter, r *http.Request) {
-		asked = r.FormValue("query")
-		labels := map[string]string{"__name__": string(GPUUtil), "UUID": gpuA, "instance": "10.0.0.1:9400"}
-		result := map[string]any{"metric": labels, "value": []any{now.Unix(), "12"}} // what an instant's answer looks like
-		kind := "vector"
-		if strings.HasSuffix(asked, "]") {
-			kind, result = "matrix", map[string]any{"metric": labels, "values": []any{[]any{scraped.Add(-interval).Unix(), "90"}, []any{scraped.Unix(), "12"}}}
-		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": []any{result}}})
-	})
+	p := vector{}.with(utilizationRule, "", 12).with(sampledRule, "", float64(scraped.UnixMilli())/1000).serve(t)
 	rows, err := Query(t.Context(), p, now)
 	require.NoError(t, err)
-	require.Equal(t, `{__name__=~"DCGM_FI_DEV_GPU_UTIL|DCGM_FI_PROF_GR_ENGINE_ACTIVE|DCGM_FI_DEV_FB_USED|DCGM_FI_DEV_FB_FREE",UUID!=""}[5m]`, asked)
-	require.Len(t, rows, 1)
-	require.Equal(t, scraped.Unix(), rows[0].At.Unix())
+	require.Equal(t, []Row{{Metric: Utilization, Key: Key{gpuA, NoInstance}, At: scraped.Local(), Value: 12}}, rows)
 	got := Join([]Device{whole(now.Add(-time.Hour))}, rows, now, interval)[0]
 	require.Equal(t, Stale, got.State)
 	require.True(t, math.IsNaN(got.Utilization))
 
-	naive, _, _, err := p.Query(t.Context(), string(GPUUtil), now)
+	naive, _, _, err := p.Query(t.Context(), query, now)
 	require.NoError(t, err)
 	require.Contains(t, naive.String(), fmt.Sprintf("12 @[%d", now.Unix()), "four minutes old, and looks new")
 }
 
-// An empty answer is no error and no zero: there is no row.
-func TestEmptyAnswer(t *testing.T) {
-	p := prometheus(t, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"status":"success","data":{"resultType":"matrix","result":[]}}`)
-	})
+func TestQuery(t *testing.T) {
+	seconds := float64(now.Unix())
+	p := vector{}.
+		with(utilizationRule, "3", 42).with(usedRule, "3", 6<<30).with(freeRule, "3", 2<<30).with(sampledRule, "3", seconds).
+		with(sampledRule, "4", seconds). // A row, and no value.
+		with(usedRule, "5", 1).          // On a board without GPM the memory is known.
+		with(utilizationRule, "6", 90).  // It just goes: its time has gone already.
+		with(sampledRule, "x", seconds).
+		serve(t)
 	rows, err := Query(t.Context(), p, now)
 	require.NoError(t, err)
-	require.Equal(t, NoSeries, Join([]Device{whole(now.Add(-time.Hour))}, rows, now, interval)[0].State)
+	hourAgo := now.Add(-time.Hour)
+	got := Join([]Device{mig(3, hourAgo), mig(4, hourAgo), mig(5, hourAgo), mig(6, hourAgo), whole(hourAgo), mig(3, now)}, rows, now, interval)
+	var states []State
+	for _, r := range got {
+		states = append(states, r.State)
+	}
+	require.Equal(t, []State{OK, NoValue, NoSeries, NoSeries, NoSeries, Earlier}, states)
+	require.Equal(t, 42.0, got[0].Utilization)
+	require.Equal(t, 6144.0, got[0].MemoryUsed)
+	require.Equal(t, 8192.0, got[0].MemoryTotal)
+}
+
+// Without the rules nothing is known, which is something else than that nothing is measured.
+func TestQueryWithoutRules(t *testing.T) {
+	_, err := Query(t.Context(), vector{}.serve(t), now)
+	require.ErrorIs(t, err, ErrNoRules)
+	require.ErrorContains(t, err, "deployments/monitoring/rules.yaml")
+	_, err = Query(t.Context(), vector{}.with(utilizationRule, "3", 42).serve(t), now)
+	require.ErrorIs(t, err, ErrNoRules)
+	require.ErrorContains(t, err, sampledRule)
 }
 
 func TestPrometheusFails(t *testing.T) {
@@ -121,6 +156,9 @@ func TestPrometheusFails(t *testing.T) {
 		"500": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) },
 		"truncated": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"status":"success","data":{"resu`)
+		},
+		"a range": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"status":"success","data":{"resultType":"matrix","result":[]}}`)
 		},
 		"a scalar": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"status":"success","data":{"resultType":"scalar","result":[1,"1"]}}`)
@@ -135,14 +173,14 @@ func TestPrometheusFails(t *testing.T) {
 
 // A node of 8 GPUs with 7 instances each, 30 metrics a row.
 func BenchmarkParse(b *testing.B) {
+	metrics := []string{engineActive, fbUsed, fbFree, gpuUtil}
+	for m := len(metrics); m < 30; m++ {
+		metrics = append(metrics, fmt.Sprintf("DCGM_FI_DEV_OTHER_%d", m))
+	}
 	var text strings.Builder
 	for range 8 {
 		for instance := range 7 {
-			for m := range 30 {
-				metric := Metric(fmt.Sprintf("DCGM_FI_DEV_OTHER_%d", m))
-				if m < len(Metrics()) {
-					metric = Metrics()[m]
-				}
+			for m, metric := range metrics {
 				text.WriteString(line(metric, fmt.Sprint(instance), `,hostname="node-a",container="vllm",namespace="inference",pod="model-a-0"`, m))
 			}
 		}
@@ -153,6 +191,35 @@ func BenchmarkParse(b *testing.B) {
 	for b.Loop() {
 		if _, err := Parse(data, now); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// 40,000 devices: 5,000 nodes of 8 GPUs.
+func BenchmarkQuery(b *testing.B) {
+	const devices = 40_000
+	var text bytes.Buffer
+	text.WriteString(`{"status":"success","data":{"resultType":"vector","result":[`)
+	separator := ""
+	for rule, value := range map[string]string{
+		utilizationRule: "42.5", usedRule: "6442450944", freeRule: "2147483648", sampledRule: fmt.Sprint(now.Unix()),
+	} {
+		for d := range devices {
+			fmt.Fprintf(&text, `%s{"metric":{"__name__":"%s","UUID":"GPU-%08x-0000-4000-8000-000000000000"},"value":[%d,"%s"]}`, separator, rule, d, now.Unix(), value)
+			separator = ","
+		}
+	}
+	text.WriteString(`]}}`)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(text.Bytes()) }))
+	defer server.Close()
+	client, err := api.NewClient(api.Config{Address: server.URL, Client: server.Client()})
+	require.NoError(b, err)
+	b.ReportAllocs()
+	b.SetBytes(int64(text.Len()))
+	for b.Loop() {
+		rows, err := Query(b.Context(), promv1.NewAPI(client), now)
+		if err != nil || len(rows) != 3*devices {
+			b.Fatal(len(rows), err)
 		}
 	}
 }

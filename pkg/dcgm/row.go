@@ -1,6 +1,8 @@
-// Package dcgm owns what DCGM's exporter says of GPUs: it reads rows, from
-// Prometheus or from exporters, and joins them to the devices of claims. It
-// knows the traps of the format; it decides nothing and keeps no state.
+// Package dcgm owns what is measured of GPUs: by DCGM's exporter, and by kerf's
+// plugin where that lists an instance not. It reads rows, from the recording
+// rules in Prometheus or from the exporters themselves, and joins them to the
+// devices of claims. It knows the traps of the formats; it decides nothing and
+// keeps no state.
 package dcgm
 
 import (
@@ -10,22 +12,18 @@ import (
 	"time"
 )
 
-// Metric is the name of a metric of the exporter.
+// Metric is what was measured.
 type Metric string
 
-// The metrics that are read. All are in the exporter's default files of counters.
+// The metrics.
 const (
-	// GPUUtil is in percent. It does not exist for MIG instances.
-	GPUUtil Metric = "DCGM_FI_DEV_GPU_UTIL"
-	// EngineActive is the share of time, from 0 to 1, in which the graphics or compute engine was busy.
-	EngineActive Metric = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+	// Utilization is in percent of the device, from 0 to 100: of a GPU its GPU_UTIL,
+	// of an instance the time in which its engines were active.
+	Utilization Metric = "utilization"
 	// MemoryUsed and MemoryFree are in MiB.
-	MemoryUsed Metric = "DCGM_FI_DEV_FB_USED"
-	MemoryFree Metric = "DCGM_FI_DEV_FB_FREE"
+	MemoryUsed Metric = "memory used"
+	MemoryFree Metric = "memory free"
 )
-
-// Metrics are all that are read.
-func Metrics() []Metric { return []Metric{GPUUtil, EngineActive, MemoryUsed, MemoryFree} }
 
 // Key is what a row is about: a GPU or an instance of it.
 type Key struct {
@@ -46,42 +44,44 @@ type Row struct {
 	At time.Time
 	// Value is NaN where there is none.
 	Value float64
+	// Own is true for a measurement of kerf's plugin, which gives way to one of the exporter.
+	Own bool
 	// Host, Namespace and Pod say where it was measured and who was there, as far as the labels tell.
 	Host, Namespace, Pod string
 }
 
-// blank is where DCGM's values begin that mean: no value.
-const blank = 9223372036854775792
+// maxUtilization is what rounding may make of 100 %. Beyond it is no utilization, but one of DCGM's blanks.
+const maxUtilization = 101
 
-// newRow makes a row of labels, and reports whether they are those of a GPU.
-func newRow(metric string, label func(string) string, value float64, at time.Time) (Row, bool) {
-	r := Row{Metric: Metric(metric), Key: Key{GPU: label("UUID"), Instance: NoInstance}, At: at, Value: value}
-	if !strings.HasPrefix(r.GPU, "GPU-") {
-		return Row{}, false
+// maxMiB is more memory than a GPU has, and less than any of DCGM's blanks.
+const maxMiB = 1e9
+
+// normal is a value in the metric's unit and bounds, NaN where it is none.
+func (m Metric) normal(value float64) float64 {
+	limit := float64(maxMiB)
+	if m == Utilization {
+		limit = maxUtilization
 	}
-	if id := label("GPU_I_ID"); id != "" {
-		n, err := strconv.Atoi(id)
-		if err != nil || n < 0 {
-			return Row{}, false
-		}
-		r.Instance = n
+	switch {
+	case !(value >= 0 && value <= limit):
+		return math.NaN()
+	case m == Utilization:
+		return min(value, 100)
+	default:
+		return value
 	}
-	if value >= blank || math.IsInf(value, 0) {
-		r.Value = math.NaN()
-	}
-	r.Host = first(label, "hostname", "Hostname")
-	// Scraped without honorLabels, pod is the exporter's own and exported_pod the workload's.
-	r.Namespace = first(label, "exported_namespace", "exported_pod_namespace", "pod_namespace", "namespace")
-	r.Pod = first(label, "exported_pod", "exported_pod_name", "pod_name", "pod")
-	return r, true
 }
 
-// first is the first label that is there.
-func first(label func(string) string, names ...string) string {
-	for _, name := range names {
-		if v := label(name); v != "" {
-			return v
-		}
+// keyOf makes a key of labels, and reports whether they are those of a GPU.
+func keyOf(uuid, instance string) (Key, bool) {
+	k := Key{GPU: uuid, Instance: NoInstance}
+	if !strings.HasPrefix(uuid, "GPU-") {
+		return Key{}, false
 	}
-	return ""
+	if instance == "" {
+		return k, true
+	}
+	var err error
+	k.Instance, err = strconv.Atoi(instance)
+	return k, err == nil && k.Instance >= 0
 }

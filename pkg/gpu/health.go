@@ -36,6 +36,16 @@ type RowRemapping struct {
 	Failed bool
 }
 
+// Usage is how busy an instance was between two measurements, and its memory.
+type Usage struct {
+	// EngineActive and DRAMActive are shares from 0 to 1: of the time in which
+	// anything computed, and of the bandwidth of the memory. They are nil where they
+	// are not known: with the first measurement, and on boards that do not count.
+	EngineActive, DRAMActive *float64
+	// MemoryUsed and MemoryFree are in bytes.
+	MemoryUsed, MemoryFree uint64
+}
+
 // Vitals are what people like to see of a board. What it does not tell is nil.
 type Vitals struct {
 	// GPU is the UUID of the board.

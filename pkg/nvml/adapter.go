@@ -143,6 +143,14 @@ func (a *Adapter) Close() error {
 			return fmt.Errorf("close NVML: %q on %s: %w", r.op, b, gpu.ErrDeadline)
 		}
 	}
+	for _, b := range a.session.boards {
+		select {
+		case b.turn <- struct{}{}:
+			b.forgetSamples(gpu.Whole)
+			<-b.turn
+		default: // A call is still under way. They are memory, which ends with the process.
+		}
+	}
 	return a.shutdown()
 }
 
@@ -170,21 +178,30 @@ type board struct {
 	handle nvml.Device
 	// constant is what cannot change in a session, nil until it is read.
 	constant *constant
-	// migUUIDs are kept because walking the MIG devices of a busy board takes
+	// migDevices are kept because walking the MIG devices of a busy board takes
 	// seconds, and a MIG UUID depends on (board, GPU instance id, compute
 	// instance id) alone: another instance with the same ids has the same UUID.
-	migUUIDs map[computeID]string
+	// Its index is only where it was.
+	migDevices map[computeID]migDevice
+	// samples are the last ones of Usage, by GPU instance id.
+	samples map[int]*sample
 	// resets is gpu.Health's.
 	resets int
 }
 
 type computeID struct{ gi, ci int }
 
+type migDevice struct {
+	index int
+	uuid  string
+}
+
 // forget drops what a change of the MIG mode or a reset of the board invalidates.
 func (b *board) forget() {
 	b.ear.close()
 	b.handle = nil
-	b.migUUIDs = nil
+	b.migDevices = nil
+	b.forgetSamples(gpu.Whole)
 }
 
 // stale forgets a handle that no longer is the board's. Unless the board is lost

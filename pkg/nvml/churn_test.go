@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/stretchr/testify/require"
@@ -22,14 +23,17 @@ type churn struct {
 	calls, at  int
 	// from is the operation that the counting begins with, any if it is empty.
 	from string
+	// now is what the board's counters go by.
+	now time.Time
 }
 
 func newChurn(t *testing.T) *churn {
 	t.Helper()
-	c := &churn{t: t}
+	c := &churn{t: t, now: time.Date(2026, 1, 5, 9, 0, 0, 0, time.UTC)}
+	clock := nvmlsim.WithClock(func() time.Time { return c.now })
 	spec, err := nvmlsim.Parse("1xH100-SXM5-80GB,mig=on,state=" + t.TempDir())
 	require.NoError(t, err)
-	c.sim, err = nvmlsim.Open(spec, nvmlsim.WithTrace(func(op string, _ int) {
+	c.sim, err = nvmlsim.Open(spec, clock, nvmlsim.WithTrace(func(op string, _ int) {
 		if c.calls == 0 && c.from != "" && c.from != op {
 			return
 		}
@@ -40,7 +44,7 @@ func newChurn(t *testing.T) *churn {
 	}))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.sim.Close()) })
-	c.other, err = nvmlsim.OpenExisting(spec.StateDir)
+	c.other, err = nvmlsim.OpenExisting(spec.StateDir, clock)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.other.Close()) })
 	c.uuid = uuids(t, c.sim)[0]

@@ -24,6 +24,7 @@ const (
 	opRegisterEvents = "register events"
 	opProbe          = "read health"
 	opVitals         = "read vitals"
+	opUsage          = "read usage"
 )
 
 // kind says in kerf's words what NVML refused, nil where none fits.

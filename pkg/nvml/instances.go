@@ -127,53 +127,84 @@ func (b *board) describe(h nvml.Device, p *profile, gi nvml.GpuInstance) (gpu.In
 // know it, so they are walked when it is not known yet. ErrNotFound means that
 // the compute instance is gone.
 func (b *board) migUUID(h nvml.Device, id computeID) (string, error) {
-	if uuid, ok := b.migUUIDs[id]; ok {
-		return uuid, nil
+	if known, ok := b.migDevices[id]; ok {
+		return known.uuid, nil
 	}
-	if b.migUUIDs == nil {
-		b.migUUIDs = map[computeID]string{}
+	if ret := b.walkMIGDevices(h); ret != nvml.SUCCESS {
+		return "", failed("walk the MIG devices", b, ret)
 	}
-	ret := eachMIGDevice(h, func(mig nvml.Device) nvml.Return {
-		gi, ret := mig.GetGpuInstanceId()
+	found, ok := b.migDevices[id]
+	if !ok {
+		return "", fmt.Errorf("MIG device of GPU instance %d and compute instance %d on %s: %w", id.gi, id.ci, b, gpu.ErrNotFound)
+	}
+	return found.uuid, nil
+}
+
+// migDevice is the handle of a MIG device, looked for where it was before the others.
+func (b *board) migDevice(h nvml.Device, id computeID) (nvml.Device, nvml.Return) {
+	at := func() (nvml.Device, nvml.Return) {
+		known, ok := b.migDevices[id]
+		if !ok {
+			return nil, nvml.ERROR_NOT_FOUND
+		}
+		mig, ret := h.GetMigDeviceHandleByIndex(known.index)
+		if ret != nvml.SUCCESS {
+			return nil, gone(ret)
+		}
+		if is, ret := computeIDOf(mig); ret != nvml.SUCCESS || is != id {
+			return nil, nvml.ERROR_NOT_FOUND
+		}
+		return mig, nvml.SUCCESS
+	}
+	mig, ret := at()
+	if ret != nvml.ERROR_NOT_FOUND {
+		return mig, ret
+	}
+	if ret := b.walkMIGDevices(h); ret != nvml.SUCCESS {
+		return nil, ret
+	}
+	return at()
+}
+
+// walkMIGDevices learns where the MIG devices of a board are. Their indices have holes.
+func (b *board) walkMIGDevices(h nvml.Device) nvml.Return {
+	count, ret := h.GetMaxMigDeviceCount()
+	if ret != nvml.SUCCESS {
+		return ret
+	}
+	if b.migDevices == nil {
+		b.migDevices = map[computeID]migDevice{}
+	}
+	learn := func(index int) nvml.Return {
+		mig, ret := h.GetMigDeviceHandleByIndex(index)
 		if ret != nvml.SUCCESS {
 			return ret
 		}
-		ci, ret := mig.GetComputeInstanceId()
+		id, ret := computeIDOf(mig)
 		if ret != nvml.SUCCESS {
 			return ret
 		}
 		uuid, ret := mig.GetUUID()
 		if ret == nvml.SUCCESS {
-			b.migUUIDs[computeID{gi, ci}] = uuid
+			b.migDevices[id] = migDevice{index, uuid}
 		}
 		return ret
-	})
-	if ret != nvml.SUCCESS {
-		return "", failed("walk the MIG devices", b, ret)
 	}
-	uuid, ok := b.migUUIDs[id]
-	if !ok {
-		return "", fmt.Errorf("MIG device of GPU instance %d and compute instance %d on %s: %w", id.gi, id.ci, b, gpu.ErrNotFound)
-	}
-	return uuid, nil
-}
-
-// eachMIGDevice visits the MIG devices of a board. Their indices have holes.
-func eachMIGDevice(h nvml.Device, visit func(nvml.Device) nvml.Return) nvml.Return {
-	count, ret := h.GetMaxMigDeviceCount()
-	if ret != nvml.SUCCESS {
-		return ret
-	}
-	for n := range count {
-		mig, ret := h.GetMigDeviceHandleByIndex(n)
-		if ret == nvml.SUCCESS {
-			ret = visit(mig)
-		}
-		if ret != nvml.SUCCESS && gone(ret) != nvml.ERROR_NOT_FOUND {
+	for index := range count {
+		if ret := learn(index); ret != nvml.SUCCESS && gone(ret) != nvml.ERROR_NOT_FOUND {
 			return ret
 		}
 	}
 	return nvml.SUCCESS
+}
+
+func computeIDOf(mig nvml.Device) (computeID, nvml.Return) {
+	gi, ret := mig.GetGpuInstanceId()
+	if ret != nvml.SUCCESS {
+		return computeID{}, ret
+	}
+	ci, ret := mig.GetComputeInstanceId()
+	return computeID{gi, ci}, ret
 }
 
 // gone makes one answer of the three that NVML has for an instance that is not
@@ -263,6 +294,7 @@ func (a *Adapter) DestroyComputeInstance(ctx context.Context, i gpu.Instance) (g
 		if err != nil {
 			return i, err
 		}
+		b.forgetSamples(i.ID)
 		left := i
 		for _, c := range i.Compute {
 			ci, ret := gi.GetComputeInstanceById(c.ID)
@@ -289,6 +321,7 @@ func (a *Adapter) DestroyGPUInstance(ctx context.Context, i gpu.Instance) error 
 		if err != nil {
 			return struct{}{}, err
 		}
+		b.forgetSamples(i.ID)
 		if ret := gi.Destroy(); ret != nvml.SUCCESS {
 			return struct{}{}, failed(op, b, gone(ret))
 		}

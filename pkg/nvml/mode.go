@@ -55,6 +55,7 @@ func (a *Adapter) setMIGMode(b *board, h nvml.Device, on bool) (changed bool, er
 	}
 	// The driver counts whoever listens among those who use the board.
 	b.ear.close()
+	b.forgetSamples(gpu.Whole)
 	// Two answers: whether the request was taken, and whether it is in effect.
 	ret, activation := h.SetMigMode(want)
 	b.forget()

@@ -55,13 +55,17 @@ func (d *device) GetCudaComputeCapability() (int, int, nvml.Return) {
 
 func (d *device) GetMemoryInfo() (nvml.Memory, nvml.Return) {
 	return read(d, "GetMemoryInfo", func(g *board) nvml.Memory {
-		return g.memory(g.table.MemoryMiB*mib, len(g.processes(func(Client) bool { return true })))
+		loads := g.Load.MemoryMiB
+		for _, i := range g.Instances {
+			loads += i.Load.MemoryMiB
+		}
+		return memory(g.table.MemoryMiB*mib, len(g.processes(func(Client) bool { return true })), loads)
 	})
 }
 
-// memory is that of a board or instance with so many processes on it.
-func (g *board) memory(total uint64, processes int) nvml.Memory {
-	used := min(total, uint64(processes)*512*mib)
+// memory is that of a board or instance with so many processes and so much load on it.
+func memory(total uint64, processes int, loadMiB uint64) nvml.Memory {
+	used := min(total, (uint64(processes)*512+loadMiB)*mib)
 	return nvml.Memory{Total: total, Free: total - used, Used: used}
 }
 
@@ -124,7 +128,10 @@ func (d *device) GetUtilizationRates() (nvml.Utilization, nvml.Return) {
 	if ret == nvml.SUCCESS && g.MIG {
 		ret = nvml.ERROR_NOT_SUPPORTED
 	}
-	return nvml.Utilization{}, ret
+	if ret != nvml.SUCCESS {
+		return nvml.Utilization{}, ret
+	}
+	return nvml.Utilization{Gpu: uint32(g.Load.EnginePercent), Memory: uint32(g.Load.DRAMPercent)}, nvml.SUCCESS
 }
 
 func (d *device) GetEccMode() (nvml.EnableState, nvml.EnableState, nvml.Return) {

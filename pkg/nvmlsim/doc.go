@@ -76,6 +76,11 @@
 // lock=global one a node: so a call that is slow or hangs keeps others waiting, in
 // all processes. Without latency and faults there is nothing to wait for, and no lock.
 //
+// # Load
+//
+// Node.SetLoad says what runs on a board or a GPU instance. Counters of busy time
+// go on with the clock, for GPM samples.
+//
 // # Ownership
 //
 // The package owns everything below the state directory and touches nothing

@@ -74,7 +74,7 @@ var reading = []string{
 	"GetGraphicsRunningProcesses", "GetIndex", "GetMaxMigDeviceCount", "GetMemoryInfo", "GetMigDeviceHandleByIndex", "GetMigMode",
 	"GetMinorNumber", "GetName", "GetNumGpuCores", "GetPciInfo", "GetPersistenceMode", "GetPowerUsage", "GetRemappedRows", "GetSerial",
 	"GetSupportedEventTypes", "GetTemperature", "GetTotalEccErrors", "GetUUID", "GetUtilizationRates", "GetVbiosVersion",
-	"GpuInstanceGetInfo", "Init", "IsMigDeviceHandle", "RegisterEvents", "Shutdown", "SystemGetCudaDriverVersion",
+	"GpmMetricsGet", "GpmMigSampleGet", "GpmQueryDeviceSupport", "GpmSampleAlloc", "GpuInstanceGetInfo", "Init", "IsMigDeviceHandle", "RegisterEvents", "Shutdown", "SystemGetCudaDriverVersion",
 	"SystemGetDriverVersion", "SystemGetNVMLVersion", "SystemGetProcessName",
 }
 

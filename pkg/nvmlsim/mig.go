@@ -191,6 +191,7 @@ func (s *state) freeMinor() int {
 func (g *board) comeUp() {
 	g.Instances = nil
 	g.TimeSlice, g.ComputeMode = "", ""
+	g.Load = work{}
 	g.Generation++
 	g.FabricReads = 0
 	if g.onFabric() {

@@ -86,7 +86,7 @@ func (m *migDevice) mine(c Client) bool {
 
 func (m *migDevice) GetMemoryInfo() (nvml.Memory, nvml.Return) {
 	return readMIG(m, "GetMemoryInfo", func(at found) nvml.Memory {
-		return at.board.memory(liveMemoryMiB(at.profile)*mib, len(at.board.processes(m.mine)))
+		return memory(liveMemoryMiB(at.profile)*mib, len(at.board.processes(m.mine)), at.board.instance(m.gi).Load.MemoryMiB)
 	})
 }
 

@@ -25,6 +25,7 @@ type options struct {
 	proc   string
 	trace  func(op string, gpu int)
 	sleep  func(time.Duration)
+	now    func() time.Time
 	// asItIs leaves the host tree alone.
 	asItIs bool
 }
@@ -37,7 +38,7 @@ func (o options) with(more []Option) options {
 }
 
 func defaults() options {
-	return options{logger: klog.Background(), proc: "/proc/devices", sleep: time.Sleep}
+	return options{logger: klog.Background(), proc: "/proc/devices", sleep: time.Sleep, now: time.Now}
 }
 
 // WithLogger sets who hears of failures of the simulation itself.
@@ -52,6 +53,9 @@ func WithSMI(path string) Option { return func(o *options) { o.smi = path } }
 // driver, before it is served, in the goroutine of the caller: the operation and
 // the index of its board, -1 where it names none.
 func WithTrace(trace func(op string, gpu int)) Option { return func(o *options) { o.trace = trace } }
+
+// WithClock sets what the counters of busy time go by. The default is time.Now.
+func WithClock(now func() time.Time) Option { return func(o *options) { o.now = now } }
 
 // AsItIs leaves the host tree as it is found, for who only looks. Otherwise what
 // a killed process has left of it is put right.
@@ -100,7 +104,7 @@ func open(dir string, spec *Spec, o options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the simulated node in %s: %w", dir, err)
 	}
-	n.session = newSession(n.kernel, e, o.logger)
+	n.session = newSession(n.kernel, e, o)
 	if o.asItIs {
 		if _, err := n.kernel.view(); err != nil {
 			return nil, fmt.Errorf("open the simulated node in %s: %w", dir, err)

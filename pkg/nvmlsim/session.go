@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
@@ -33,6 +34,7 @@ type session struct {
 	kernel     *kernel
 	experiment *experiment
 	logger     klog.Logger
+	now        func() time.Time
 
 	mu sync.Mutex
 	// users counts Init and Shutdown.
@@ -45,9 +47,9 @@ type session struct {
 
 var _ nvml.Interface = (*session)(nil)
 
-func newSession(k *kernel, e *experiment, logger klog.Logger) *session {
+func newSession(k *kernel, e *experiment, o options) *session {
 	s := &session{
-		Interface: refuseUnset(&mock.Interface{}), kernel: k, experiment: e, logger: logger,
+		Interface: refuseUnset(&mock.Interface{}), kernel: k, experiment: e, logger: o.logger, now: o.now,
 		holds: map[int]*hold{}, events: map[*eventSet]bool{},
 	}
 	s.unset.device = refuseUnset(&mock.Device{})

@@ -71,6 +71,7 @@ type board struct {
 	// the file itself; empty: the default.
 	TimeSlice   gpu.TimeSlice `json:"timeSlice,omitempty"`
 	ComputeMode string        `json:"computeMode,omitempty"`
+	Load        work          `json:"load,omitzero"`
 }
 
 type instance struct {
@@ -79,6 +80,7 @@ type instance struct {
 	Profile   int           `json:"profile"`
 	Placement gpu.Placement `json:"placement"`
 	Compute   []compute     `json:"compute,omitempty"`
+	Load      work          `json:"load,omitzero"`
 }
 
 type compute struct {
@@ -186,7 +188,13 @@ func (g *board) validate() error {
 	if err := g.TimeSlice.Validate(); err != nil || g.MIG && g.TimeSlice != "" {
 		return errors.Join(fmt.Errorf("time slice %q", g.TimeSlice), err)
 	}
+	if !g.Load.valid() || g.MIG && g.Load != (work{}) {
+		return errors.New("load")
+	}
 	for n, i := range g.Instances {
+		if !i.Load.valid() {
+			return fmt.Errorf("load of instance %d", i.ID)
+		}
 		p, ok := profileByID(b, i.Profile)
 		if !ok || !slices.Contains(instanceIDs(p), i.ID) || !slices.Contains(p.Placements, i.Placement) {
 			return fmt.Errorf("instance %d", i.ID)

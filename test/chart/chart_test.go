@@ -51,6 +51,7 @@ networkPolicy:
   create: true
   from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 serviceMonitor: {create: true, labels: {release: prometheus}, interval: 30s}
+dcgmExporter: {reload: true}
 `,
 	"beside-another-driver": `
 driverName: gpu.kerf.dev
@@ -150,6 +151,7 @@ func TestSchema(t *testing.T) {
 		`nodeConfiguration: {policies: [{timeSlicing: {interval: fast}}]}`: "interval",
 		`networkPolicy: {from: anybody}`:                                   "from",
 		`serviceMonitor: {interval: soon}`:                                 "interval",
+		`dcgmExporter: {reload: sometimes}`:                                "reload",
 		`parametersPolicy: {create: maybe}`:                                "create",
 		`nodeConfiguration: {policies: [{mig: {mode: sometimes}}]}`:        "mode",
 		`nodeConfiguration: {health: {xids: {"48": ignore}}}`:              "48",
