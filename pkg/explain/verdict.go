@@ -118,8 +118,8 @@ func (f *funnel) blameExpression() ([]Cause, []Change) {
 func (f *funnel) guard() string {
 	var types []string
 	for _, d := range f.selected {
-		if d.ID.Driver != f.failed.device.ID.Driver {
-			return fmt.Sprintf("device.driver == %q", d.ID.Driver.String())
+		if d.Driver != f.failed.device.Driver {
+			return fmt.Sprintf("device.driver == %q", d.Driver)
 		}
 		if t := typeOf(d.Device); t != "" && !slices.Contains(types, t) {
 			types = append(types, t)

@@ -185,10 +185,6 @@ func Key(o metav1.Object) string {
 	return o.GetNamespace() + "/" + o.GetName()
 }
 
-func idOf(s *resourceapi.ResourceSlice, device int) structured.DeviceID {
-	return structured.MakeDeviceID(s.Spec.Driver, s.Spec.Pool.Name, s.Spec.Devices[device].Name)
-}
-
 // classes is the allocator's lister.
 type classes map[string]*resourceapi.DeviceClass
 

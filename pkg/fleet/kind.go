@@ -204,7 +204,7 @@ func (m *memory) look(d *resourceapi.Device, shared bool) look {
 
 func (m *memory) model(d Device, l look) *modelEntry {
 	capacity := m.capacities.intern(d.Capacity)
-	key := modelKey{d.ID.Driver.String(), l.anonymous.id, capacity.id, isTrue(d.AllowMultipleAllocations)}
+	key := modelKey{d.Driver, l.anonymous.id, capacity.id, isTrue(d.AllowMultipleAllocations)}
 	e := m.models[key]
 	if e == nil {
 		e = &modelEntry{id: uint64(len(m.models))}

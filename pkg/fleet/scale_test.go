@@ -36,6 +36,9 @@ var large = sync.OnceValues(func() (*cluster, error) { return newCluster(5000, 1
 func newCluster(nodes, claims int) (*cluster, error) {
 	before := heap()
 	c := &cluster{Snapshot: Snapshot{Classes: DefaultClasses(pool.DefaultDriver)}}
+	for _, class := range c.Classes {
+		class.UID, class.ResourceVersion = types.UID(class.Name), "1"
+	}
 	boards, err := gpu.ParseBoards("8xH100-SXM5-80GB")
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"maps"
+	"reflect"
 	"slices"
 
 	resourceapi "k8s.io/api/resource/v1"
@@ -21,6 +22,8 @@ type table[K ~string, V any] struct {
 	write func(*maphash.Hash, V)
 	equal func(a, b V) bool
 	known map[uint64][]entry[K, V]
+	// at are the same, by address: most maps that are asked for have been interned before.
+	at map[uintptr]entry[K, V]
 	// size is how many are known, next the number of the next one.
 	size, next int
 }
@@ -32,11 +35,15 @@ type entry[K ~string, V any] struct {
 }
 
 func newTable[K ~string, V any](write func(*maphash.Hash, V), equal func(a, b V) bool) *table[K, V] {
-	return &table[K, V]{seed: maphash.MakeSeed(), write: write, equal: equal, known: map[uint64][]entry[K, V]{}}
+	return &table[K, V]{seed: maphash.MakeSeed(), write: write, equal: equal, known: map[uint64][]entry[K, V]{}, at: map[uintptr]entry[K, V]{}}
 }
 
 // intern returns the map of that content that came first.
 func (t *table[K, V]) intern(m map[K]V) entry[K, V] {
+	address := reflect.ValueOf(m).Pointer()
+	if e, ok := t.at[address]; ok {
+		return e
+	}
 	var h maphash.Hash
 	h.SetSeed(t.seed)
 	sum := uint64(0) // whatever the order
@@ -53,11 +60,12 @@ func (t *table[K, V]) intern(m map[K]V) entry[K, V] {
 	}
 	if t.size++; t.size > maxMaps {
 		clear(t.known)
+		clear(t.at)
 		t.size = 1
 	}
 	e := entry[K, V]{m, t.next}
 	t.next++
-	t.known[sum] = append(t.known[sum], e)
+	t.known[sum], t.at[address] = append(t.known[sum], e), e
 	return e
 }
 

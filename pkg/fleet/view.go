@@ -47,8 +47,12 @@ func (p *Pool) Usable() bool { return p.Have == p.Want && p.Invalid == "" }
 // Device is a published device.
 type Device struct {
 	*resourceapi.Device
-	ID structured.DeviceID
+	// Driver and Pool are those of its slice.
+	Driver, Pool string
 }
+
+// ID is what the allocator calls the device.
+func (d Device) ID() structured.DeviceID { return structured.MakeDeviceID(d.Driver, d.Pool, d.Name) }
 
 // Pools are the pools that have slices for the node.
 func (f *Fleet) Pools(node *corev1.Node) ([]*Pool, error) {
@@ -147,7 +151,7 @@ func (p *Pool) add(node *corev1.Node, s *resourceapi.ResourceSlice, mine bool) e
 		}
 	}
 	for i := range s.Spec.Devices {
-		d := Device{&s.Spec.Devices[i], idOf(s, i)}
+		d := Device{&s.Spec.Devices[i], p.Driver, p.Name}
 		p.all = append(p.all, d)
 		if !mine {
 			continue
@@ -323,7 +327,7 @@ func (f *Fleet) Matches(ctx context.Context, s resourceapi.DeviceSelector, d Dev
 
 func (d Device) cel() cel.Device {
 	return cel.Device{
-		Driver: d.ID.Driver.String(), AllowMultipleAllocations: d.AllowMultipleAllocations, Attributes: d.Attributes, Capacity: d.Capacity,
+		Driver: d.Driver, AllowMultipleAllocations: d.AllowMultipleAllocations, Attributes: d.Attributes, Capacity: d.Capacity,
 	}
 }
 

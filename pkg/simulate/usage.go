@@ -82,7 +82,7 @@ func (u *usage) want(ctx context.Context, f *fleet.Fleet, workload string, claim
 		}
 		for _, p := range pools {
 			for _, d := range p.Devices {
-				at, ok := u.devices[d.ID]
+				at, ok := u.devices[d.ID()]
 				if !ok || slices.Contains(at.wanted, at.mask) {
 					continue
 				}
