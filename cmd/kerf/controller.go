@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/api"
 	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/config"
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -20,6 +22,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/kerf-project/kerf/pkg/controller"
+	"github.com/kerf-project/kerf/pkg/keda"
 	"github.com/kerf-project/kerf/pkg/pool"
 	"github.com/kerf-project/kerf/pkg/scaling"
 )
@@ -27,7 +30,9 @@ import (
 type controllerFlags struct {
 	driverName, kubeconfig, namespace, prometheusURL string
 	scrape                                           []string
+	prometheusConfig                                 string
 	httpEndpoint, probeEndpoint                      string
+	kedaEndpoint, kedaTLSDir                         string
 	interval, collectInterval                        time.Duration
 	leaderElect, scale, deletionCosts                bool
 }
@@ -52,9 +57,12 @@ func newControllerCommand() *cobra.Command {
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "file with the access to the API server; empty: the pod's own")
 	s.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the lease by which one controller leads; default from POD_NAMESPACE")
 	s.StringVar(&f.prometheusURL, "prometheus-url", "", "Prometheus that has kerf's recording rules; empty: only what --scrape names is read")
+	s.StringVar(&f.prometheusConfig, "prometheus-http-config", "", "file with TLS and login for it, as Prometheus' own http_config")
 	s.StringArrayVar(&f.scrape, "scrape", nil, "exporters that are read where Prometheus cannot be, as PORT/SELECTOR of their pods; can be repeated")
 	s.StringVar(&f.httpEndpoint, "http-endpoint", ":8080", "address of /metrics; 0 serves none")
 	s.StringVar(&f.probeEndpoint, "probe-endpoint", ":8081", "address of /healthz and /readyz; 0 serves none")
+	s.StringVar(&f.kedaEndpoint, "keda-endpoint", "", "address of KEDA's external scaler; empty serves none")
+	s.StringVar(&f.kedaTLSDir, "keda-tls-dir", "", "directory with tls.crt and tls.key for it, and with ca.crt if KEDA has to show a certificate; empty: plain text")
 	s.DurationVar(&f.interval, "interval", 15*time.Second, "how often it is decided")
 	s.DurationVar(&f.collectInterval, "collect-interval", scaling.DefaultInterval, "the interval in which the exporters collect; what is older than three is stale")
 	s.BoolVar(&f.leaderElect, "leader-elect", true, "decide only as the leader of several controllers")
@@ -71,14 +79,14 @@ func runController(ctx context.Context, f controllerFlags) error {
 	if err != nil {
 		return err
 	}
-	config, err := newConfig(f.kubeconfig)
+	access, err := newConfig(f.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("access to the API server: %w", err)
 	}
 	// A tick of thousands of hints writes a minute's worth of statuses.
-	config.QPS, config.Burst = 100, 200
+	access.QPS, access.Burst = 100, 200
 	ctrl.SetLogger(klog.Background())
-	mgr, err := ctrl.NewManager(config, manager.Options{
+	mgr, err := ctrl.NewManager(access, manager.Options{
 		Scheme: scheme, Cache: controller.CacheOptions(), Logger: klog.Background(),
 		LeaderElection: f.leaderElect, LeaderElectionID: "kerf-controller", LeaderElectionNamespace: f.namespace,
 		// Whoever ends gives the lease back: everything ends with the manager.
@@ -114,17 +122,52 @@ func runController(ctx context.Context, f controllerFlags) error {
 		}
 		return nil
 	}
-	if err := errors.Join(err, mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("cache", synced)); err != nil {
+	if err := errors.Join(err, f.addKEDA(ctx, mgr), mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("cache", synced)); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
+}
+
+// addKEDA serves KEDA's external scaler, from every replica.
+func (f controllerFlags) addKEDA(ctx context.Context, mgr manager.Manager) error {
+	if f.kedaEndpoint == "" {
+		return nil
+	}
+	hints, err := keda.NewCachedHints(ctx, mgr.GetCache())
+	if err != nil {
+		return err
+	}
+	server := &keda.Server{Hints: hints, Address: f.kedaEndpoint}
+	if f.kedaTLSDir != "" {
+		server.TLS = &keda.TLS{CertFile: filepath.Join(f.kedaTLSDir, "tls.crt"), KeyFile: filepath.Join(f.kedaTLSDir, "tls.key")}
+		if ca := filepath.Join(f.kedaTLSDir, "ca.crt"); exists(ca) {
+			server.TLS.ClientCAFile = ca
+		}
+	}
+	return errors.Join(mgr.Add(server), mgr.AddReadyzCheck("keda", server.Ready))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // source is where measurements come from.
 func (f controllerFlags) source(mgr manager.Manager) (*controller.Measurements, error) {
 	m := &controller.Measurements{Timeout: controller.ReadTimeout}
 	if f.prometheusURL != "" {
-		client, err := api.NewClient(api.Config{Address: f.prometheusURL})
+		given := &config.HTTPClientConfig{FollowRedirects: true, EnableHTTP2: true}
+		if f.prometheusConfig != "" {
+			var err error
+			if given, _, err = config.LoadHTTPConfigFile(f.prometheusConfig); err != nil {
+				return nil, fmt.Errorf("--prometheus-http-config: %w", err)
+			}
+		}
+		transport, err := config.NewRoundTripperFromConfig(*given, "prometheus")
+		if err != nil {
+			return nil, fmt.Errorf("--prometheus-http-config: %w", err)
+		}
+		client, err := api.NewClient(api.Config{Address: f.prometheusURL, RoundTripper: transport})
 		if err != nil {
 			return nil, fmt.Errorf("--prometheus-url: %w", err)
 		}

@@ -161,10 +161,10 @@ func (c *cluster) Rows(context.Context, sets.Set[string]) ([]dcgm.Row, error) {
 			}
 			var data plugin.DeviceData
 			require.NoError(c.t, json.Unmarshal(claim.Status.Devices[0].Data.Raw, &data))
-			row := dcgm.Row{Metric: dcgm.GPUUtil, Key: dcgm.Key{GPU: data.GPUUUID, Instance: dcgm.NoInstance}, At: c.clock.Now().Add(-c.delay)}
+			row := dcgm.Row{Metric: dcgm.Utilization, Key: dcgm.Key{GPU: data.GPUUUID, Instance: dcgm.NoInstance}, At: c.clock.Now().Add(-c.delay)}
 			row.Value = min(100, c.load[app]/float64(len(claims)))
 			if data.GPUInstanceID != nil {
-				row.Metric, row.Instance, row.Value = dcgm.EngineActive, *data.GPUInstanceID, row.Value/100
+				row.Instance = *data.GPUInstanceID
 			}
 			rows = append(rows, row)
 			row.Metric, row.Value = dcgm.MemoryUsed, 20000

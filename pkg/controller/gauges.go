@@ -18,7 +18,8 @@ type Gauges struct {
 }
 
 var (
-	hintLabels = []string{"namespace", "hint", "target"}
+	// Prometheus puts the namespace of the controller's pod into the label namespace.
+	hintLabels = []string{"hint_namespace", "hint_name", "target"}
 	poolLabels = []string{"pool"}
 
 	desiredReplicas = prometheus.NewDesc("kerf_hint_desired_replicas", "Replicas that the target of a hint should have.", hintLabels, nil)

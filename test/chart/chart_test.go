@@ -53,6 +53,18 @@ networkPolicy:
 serviceMonitor: {create: true, labels: {release: prometheus}, interval: 30s}
 dcgmExporter: {reload: true}
 `,
+	"controller": `
+serviceMonitor: {create: true}
+networkPolicy: {create: true}
+controller:
+  create: true
+  prometheus: {url: "https://prometheus.monitoring:9090", httpConfigSecret: prometheus-login}
+  scale: true
+  deletionCosts: true
+  keda: {create: true, tlsSecret: kerf-keda-tls}
+  extraRules:
+  - {apiGroups: [leaderworkerset.x-k8s.io], resources: [leaderworkersets/scale], verbs: [get, update]}
+`,
 	"beside-another-driver": `
 driverName: gpu.kerf.dev
 driverRoot: /run/nvidia/driver
