@@ -43,6 +43,8 @@ type Shape struct {
 	Idle int
 	// Lenient is an API server that takes any parameters of a claim, so that the plugin has to find what is wrong with them.
 	Lenient bool
+	// Controller are the chart's values of the controller; without any it is not installed.
+	Controller map[string]any
 	// Faults, a file of the simulator's, is what goes wrong with the boards.
 	Faults string
 }
@@ -56,7 +58,7 @@ func (s Shape) values() map[string]any {
 	if s.Faults != "" {
 		spec += ",faults=" + s.faultsFile()
 	}
-	return map[string]any{
+	values := map[string]any{
 		"image":            map[string]any{"tag": "dev", "pullPolicy": "Never"},
 		"plugin":           map[string]any{"nodeSelectorTerms": []any{}},
 		"parametersPolicy": map[string]any{"create": !s.Lenient},
@@ -66,6 +68,10 @@ func (s Shape) values() map[string]any {
 			"idleInstances": map[string]any{"maxPerGPU": s.Idle},
 		}}},
 	}
+	if s.Controller != nil {
+		values["controller"] = s.Controller
+	}
+	return values
 }
 
 // install makes the release what the shape says, and waits until the API has the node's pool.
