@@ -17,13 +17,17 @@ const (
 	usedRule        = "kerf:device_memory_used:bytes"
 	freeRule        = "kerf:device_memory_free:bytes"
 	sampledRule     = "kerf:device_sampled:timestamp_seconds"
+	claimRule       = "kerf:claim_device:info"
+	// markRule is there whenever the rules are, also where nothing is measured.
+	markRule = "kerf:rules:loaded"
 )
 
-// query is what Prometheus is asked: of the rules, a series a device, so that no
-// traps are left in what it sends, nor rows of each pod.
-const query = `{__name__=~"` + utilizationRule + "|" + usedRule + "|" + freeRule + "|" + sampledRule + `"}`
+// query is what Prometheus is asked: of the rules, a series for each device that
+// a claim has, so that no traps are left in what it sends, nor rows of each pod.
+const query = `{__name__=~"` + utilizationRule + "|" + usedRule + "|" + freeRule + "|" + sampledRule + `"}` +
+	" and on (UUID, GPU_I_ID) " + claimRule + " or " + markRule
 
-// ErrNoRules is wrapped by the error of Query where Prometheus has nothing of the recording rules, or of old ones only.
+// ErrNoRules is wrapped by the error of Query where Prometheus has no recording rules, or old ones.
 var ErrNoRules = errors.New("the recording rules are missing")
 
 // Query reads the latest row of each device from the recording rules in
@@ -40,27 +44,30 @@ func Query(ctx context.Context, api promv1.API, at time.Time) ([]Row, error) {
 	if !ok {
 		return nil, fmt.Errorf("prometheus: answered an instant query with a %s", value.Type())
 	}
-	if len(vector) == 0 {
-		return nil, fmt.Errorf("prometheus: no series of kerf's rules: load deployments/monitoring/rules.yaml into it, and see that it scrapes dcgm-exporter: %w", ErrNoRules)
-	}
 	sampled := make(map[Key]time.Time, len(vector)/4)
+	loaded := false
 	for _, s := range vector {
-		if s.Metric[model.MetricNameLabel] != sampledRule {
+		switch s.Metric[model.MetricNameLabel] {
+		case sampledRule:
+		case markRule:
+			loaded = true
+			continue
+		default:
 			continue
 		}
 		if key, ok := keyOf(string(s.Metric["UUID"]), string(s.Metric["GPU_I_ID"])); ok {
 			sampled[key] = time.UnixMilli(int64(float64(s.Value) * 1000))
 		}
 	}
-	if len(sampled) == 0 {
-		return nil, fmt.Errorf("prometheus: no series of the rule %s: its rules are old, load deployments/monitoring/rules.yaml of this version: %w", sampledRule, ErrNoRules)
+	if !loaded {
+		return nil, fmt.Errorf("prometheus: no series %s: load deployments/monitoring/rules.yaml of this version into it: %w", markRule, ErrNoRules)
 	}
 	rows := make([]Row, 0, len(vector))
 	measured := make(map[Key]bool, len(sampled))
 	for _, s := range vector {
 		metric, scale := Utilization, 1.0
 		switch s.Metric[model.MetricNameLabel] {
-		case sampledRule:
+		case sampledRule, markRule:
 			continue
 		case usedRule:
 			metric, scale = MemoryUsed, 1.0/mib

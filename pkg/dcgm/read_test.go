@@ -97,7 +97,8 @@ func (v vector) with(rule, instance string, value float64) vector {
 func (v vector) serve(t *testing.T) promv1.API {
 	t.Helper()
 	return prometheus(t, func(w http.ResponseWriter, r *http.Request) {
-		assert.Equal(t, `{__name__=~"kerf:device_utilization:percent|kerf:device_memory_used:bytes|kerf:device_memory_free:bytes|kerf:device_sampled:timestamp_seconds"}`, r.FormValue("query"))
+		assert.Equal(t, `{__name__=~"kerf:device_utilization:percent|kerf:device_memory_used:bytes|kerf:device_memory_free:bytes|kerf:device_sampled:timestamp_seconds"}`+
+			` and on (UUID, GPU_I_ID) kerf:claim_device:info or kerf:rules:loaded`, r.FormValue("query"))
 		assert.NoError(t, json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "vector", "result": v}}))
 	})
 }
@@ -105,7 +106,7 @@ func (v vector) serve(t *testing.T) promv1.API {
 // A rule's value always has the time of the question; the time of the scrape is in a rule of its own.
 func TestQueryKeepsTheTimeOfTheScrape(t *testing.T) {
 	scraped := now.Add(-4 * time.Minute)
-	p := vector{}.with(utilizationRule, "", 12).with(sampledRule, "", float64(scraped.UnixMilli())/1000).serve(t)
+	p := vector{}.with(markRule, "", 1).with(utilizationRule, "", 12).with(sampledRule, "", float64(scraped.UnixMilli())/1000).serve(t)
 	rows, err := Query(t.Context(), p, now)
 	require.NoError(t, err)
 	require.Equal(t, []Row{{Metric: Utilization, Key: Key{gpuA, NoInstance}, At: scraped.Local(), Value: 12}}, rows)
@@ -121,7 +122,7 @@ func TestQueryKeepsTheTimeOfTheScrape(t *testing.T) {
 func TestQuery(t *testing.T) {
 	seconds := float64(now.Unix())
 	p := vector{}.
-		with(utilizationRule, "3", 42).with(usedRule, "3", 6<<30).with(freeRule, "3", 2<<30).with(sampledRule, "3", seconds).
+		with(markRule, "", 1).with(utilizationRule, "3", 42).with(usedRule, "3", 6<<30).with(freeRule, "3", 2<<30).with(sampledRule, "3", seconds).
 		with(sampledRule, "4", seconds). // A row, and no value.
 		with(usedRule, "5", 1).          // On a board without GPM the memory is known.
 		with(utilizationRule, "6", 90).  // It just goes: its time has gone already.
@@ -147,8 +148,10 @@ func TestQueryWithoutRules(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoRules)
 	require.ErrorContains(t, err, "deployments/monitoring/rules.yaml")
 	_, err = Query(t.Context(), vector{}.with(utilizationRule, "3", 42).serve(t), now)
-	require.ErrorIs(t, err, ErrNoRules)
-	require.ErrorContains(t, err, sampledRule)
+	require.ErrorIs(t, err, ErrNoRules, "old rules")
+	rows, err := Query(t.Context(), vector{}.with(markRule, "", 1).serve(t), now)
+	require.NoError(t, err)
+	require.Empty(t, rows)
 }
 
 func TestPrometheusFails(t *testing.T) {
@@ -195,14 +198,14 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// 40,000 devices: 5,000 nodes of 8 GPUs.
+// 10,000 devices, the claims of 2,000 workloads with five replicas each.
 func BenchmarkQuery(b *testing.B) {
-	const devices = 40_000
+	const devices = 10_000
 	var text bytes.Buffer
 	text.WriteString(`{"status":"success","data":{"resultType":"vector","result":[`)
 	separator := ""
 	for rule, value := range map[string]string{
-		utilizationRule: "42.5", usedRule: "6442450944", freeRule: "2147483648", sampledRule: fmt.Sprint(now.Unix()),
+		markRule: "1", utilizationRule: "42.5", usedRule: "6442450944", freeRule: "2147483648", sampledRule: fmt.Sprint(now.Unix()),
 	} {
 		for d := range devices {
 			fmt.Fprintf(&text, `%s{"metric":{"__name__":"%s","UUID":"GPU-%08x-0000-4000-8000-000000000000"},"value":[%d,"%s"]}`, separator, rule, d, now.Unix(), value)
