@@ -3,6 +3,10 @@
 // ResourceSlices, claims, device classes and taint rules that somebody has read
 // or made up. It owns what-if questions: does it fit, on which node, after whom.
 // It never writes to an API server, and it never explains: that is pkg/explain.
+//
+// A Fleet remembers what it has found out, by kinds of nodes, so that thousands of
+// alike nodes cost little more than one, and Refresh keeps it from one snapshot to the
+// next. An Interner makes the objects of so many nodes small.
 package fleet
 
 import (
@@ -57,6 +61,7 @@ type Snapshot struct {
 // Fleet is a cluster in which claims come and go. It is not safe for concurrent use.
 type Fleet struct {
 	// Search bounds each search of the allocator: DefaultSearch, if not set otherwise.
+	// Set it before the first question: that a search was given up is remembered.
 	Search int
 
 	nodes []*corev1.Node

@@ -18,7 +18,7 @@ func transform[T any](t testing.TB, i *Interner, all []T) {
 	for _, o := range all {
 		same, err := i.Transform(o)
 		require.NoError(t, err)
-		require.True(t, same.(any) == any(o), "the same object")
+		require.True(t, same == any(o), "the same object")
 	}
 }
 

@@ -71,7 +71,6 @@ func (t *table[K, V]) intern(m map[K]V) entry[K, V] {
 
 type (
 	attributes = map[resourceapi.QualifiedName]resourceapi.DeviceAttribute
-	capacities = map[resourceapi.QualifiedName]resourceapi.DeviceCapacity
 	counters   = map[string]resourceapi.Counter
 )
 

@@ -367,32 +367,6 @@ func notTolerated(taints []resourceapi.DeviceTaint, tolerations []resourceapi.De
 	return all
 }
 
-// taint adds the taints of the rules to copies of the slices that they concern.
-func taint(all []*resourceapi.ResourceSlice, rules []*resourceapi.DeviceTaintRule) []*resourceapi.ResourceSlice {
-	all = slices.Clone(all)
-	for _, r := range rules {
-		selector := r.Spec.DeviceSelector
-		if selector == nil {
-			continue
-		}
-		differs := func(want *string, got string) bool { return want != nil && *want != got }
-		for i, s := range all {
-			if differs(selector.Driver, s.Spec.Driver) || differs(selector.Pool, s.Spec.Pool.Name) {
-				continue
-			}
-			tainted := *s
-			tainted.Spec.Devices = slices.Clone(s.Spec.Devices)
-			for n := range tainted.Spec.Devices {
-				if d := &tainted.Spec.Devices[n]; !differs(selector.Device, d.Name) {
-					d.Taints = append(slices.Clip(d.Taints), r.Spec.Taint)
-				}
-			}
-			all[i] = &tainted
-		}
-	}
-	return all
-}
-
 func isTrue(b *bool) bool { return b != nil && *b }
 
 func value(s *string) string {
