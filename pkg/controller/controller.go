@@ -55,6 +55,8 @@ type Controller struct {
 
 	fleet *fleet.Fleet
 	known map[types.UID]*memory
+	// claims are what claims said in the last tick, and seen in this one.
+	claims, seen map[types.UID]decoded
 	// usageAt is when it was asked last what claims have used.
 	usageAt time.Time
 }
@@ -68,6 +70,10 @@ type memory struct {
 	// rightSize is the last advice on the shape.
 	rightSize *v1alpha1.RightSize
 }
+
+// search bounds the allocator's search for one replica. A shape so odd that it takes
+// longer counts as one that does not fit: a tick has to end.
+const search = 20_000
 
 // NeedLeaderElection says that one controller of a cluster decides.
 func (c *Controller) NeedLeaderElection() bool { return true }
@@ -103,6 +109,7 @@ func (c *Controller) Tick(ctx context.Context) error {
 	now := c.Clock.Now()
 	workloads := make([]*workload, 0, len(all.hints))
 	taken := map[targetKey]string{}
+	c.seen = make(map[types.UID]decoded, len(c.claims))
 	for _, h := range byAge(all.hints) {
 		w := c.observe(ctx, all, h)
 		if other, ok := taken[keyOf(h)]; ok {
@@ -111,6 +118,7 @@ func (c *Controller) Tick(ctx context.Context) error {
 		taken[keyOf(h)] = h.Name
 		workloads = append(workloads, w)
 	}
+	c.claims = c.seen
 	c.measure(ctx, now, workloads)
 	pools, poolErrors := c.decide(ctx, all, workloads)
 	c.Gauges.set(workloads, pools)
@@ -208,6 +216,7 @@ func (c *Controller) decide(ctx context.Context, all *world, workloads []*worklo
 
 	if c.fleet == nil {
 		c.fleet = fleet.New(all.objects.Snapshot)
+		c.fleet.Search = search
 	} else {
 		c.fleet.Refresh(all.objects.Snapshot)
 	}

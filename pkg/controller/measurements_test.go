@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 )
 
-func prometheusAt(t *testing.T, url string) promv1.API {
+func prometheusAt(t testing.TB, url string) promv1.API {
 	c, err := api.NewClient(api.Config{Address: url})
 	require.NoError(t, err)
 	return promv1.NewAPI(c)

@@ -101,11 +101,31 @@ func claimNames(pod *corev1.Pod) []string {
 	return names
 }
 
-// devices are those of the driver that a claim was prepared with.
+// decoded is what a version of a claim says of its devices.
+type decoded struct {
+	version string
+	devices []dcgm.Device
+}
+
+// devices are those of the driver that a claim was prepared with. Of thousands of
+// claims few change from tick to tick, so that what one said is kept.
 func (c *Controller) devices(claim *resourceapi.ResourceClaim) ([]dcgm.Device, error) {
+	have, ok := c.claims[claim.UID]
+	if !ok || have.version != claim.ResourceVersion {
+		devices, err := readDevices(claim, c.Driver)
+		if err != nil {
+			return nil, err
+		}
+		have = decoded{claim.ResourceVersion, devices}
+	}
+	c.seen[claim.UID] = have
+	return have.devices, nil
+}
+
+func readDevices(claim *resourceapi.ResourceClaim, driver string) ([]dcgm.Device, error) {
 	var devices []dcgm.Device
 	for _, d := range claim.Status.Devices {
-		if d.Driver != c.Driver || d.Data == nil {
+		if d.Driver != driver || d.Data == nil {
 			continue
 		}
 		var data plugin.DeviceData

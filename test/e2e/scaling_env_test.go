@@ -63,9 +63,21 @@ func newHinted(t *testing.T, shape kit.Shape) *hinted {
 	h.exporter, err = exporter.Start(t.Context(), h.Boards, h.script, collect)
 	require.NoError(t, err)
 	h.prometheus = &prometheus{t: t, dir: t.TempDir(), address: fmt.Sprintf("0.0.0.0:%d", port)}
-	h.prometheus.configure(h.exporter.Address(), ip)
+	h.prometheus.configure(h.exporter.Address())
 	h.prometheus.start()
-	t.Cleanup(h.prometheus.stop)
+	discovered := make(chan struct{})
+	go func() {
+		defer close(discovered)
+		wait.UntilWithContext(t.Context(), func(ctx context.Context) {
+			if pods, err := h.Client.CoreV1().Pods(kit.SystemNamespace).List(ctx, metav1.ListOptions{}); err == nil {
+				h.prometheus.targets(pods.Items...)
+			}
+		}, 2*time.Second)
+	}()
+	t.Cleanup(func() {
+		<-discovered
+		h.prometheus.stop()
+	})
 	return h
 }
 
@@ -257,25 +269,32 @@ type prometheus struct {
 	cmd          *exec.Cmd
 }
 
-func (p *prometheus) configure(exporter, nodeIP string) {
+func (p *prometheus) configure(exporter string) {
 	rules, err := filepath.Abs("deployments/monitoring/rules.yaml")
 	require.NoError(p.t, err)
-	token := filepath.Join(p.dir, "kubeconfig")
-	config, err := os.ReadFile(os.Getenv("KUBECONFIG"))
-	require.NoError(p.t, err)
-	require.NoError(p.t, os.WriteFile(token, config, 0o600))
+	p.targets()
 	require.NoError(p.t, os.WriteFile(filepath.Join(p.dir, "prometheus.yml"), fmt.Appendf(nil, `
 global: {scrape_interval: 5s, evaluation_interval: 5s}
 rule_files: [%q]
 scrape_configs:
-- job_name: dcgm-exporter
-  honor_labels: true
-  static_configs: [{targets: [%q]}]
-- job_name: kerf
-  kubernetes_sd_configs: [{role: pod, kubeconfig_file: %q, namespaces: {names: [%s]}}]
-  relabel_configs:
-  - {source_labels: [__meta_kubernetes_pod_container_port_name], regex: http, action: keep}
-`, rules, exporter, token, kit.SystemNamespace), 0o600))
+- {job_name: dcgm-exporter, honor_labels: true, static_configs: [{targets: [%q]}]}
+- {job_name: kerf, file_sd_configs: [{files: [%q], refresh_interval: 5s}]}
+`, rules, exporter, filepath.Join(p.dir, "kerf.json")), 0o600))
+}
+
+// targets writes which pods of kerf there are. Debian's Prometheus cannot ask the API server.
+func (p *prometheus) targets(pods ...corev1.Pod) {
+	targets := []string{}
+	for _, pod := range pods {
+		if pod.Status.PodIP != "" {
+			targets = append(targets, pod.Status.PodIP+":8080")
+		}
+	}
+	text, err := json.Marshal([]map[string]any{{"targets": targets}})
+	require.NoError(p.t, err)
+	path := filepath.Join(p.dir, "kerf.json")
+	require.NoError(p.t, os.WriteFile(path+".new", text, 0o600))
+	require.NoError(p.t, os.Rename(path+".new", path))
 }
 
 func (p *prometheus) start() {
@@ -293,6 +312,8 @@ func (p *prometheus) start() {
 		return resp.StatusCode == http.StatusOK
 	}, time.Minute, 200*time.Millisecond, "prometheus does not become ready")
 }
+
+func (p *prometheus) signal(s os.Signal) { require.NoError(p.t, p.cmd.Process.Signal(s)) }
 
 func (p *prometheus) stop() {
 	if p.cmd == nil {
