@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 )
 
@@ -78,9 +79,12 @@ func TestAnswersAreGolden(t *testing.T) {
 func TestFlagsAreDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../docs/configuration.md")
 	require.NoError(t, err)
-	flags := regexp.MustCompile(`(?m)^ +(--[a-z-]+) `).FindAllStringSubmatch(newPluginCommand().Flags().FlagUsages(), -1)
-	require.NotEmpty(t, flags)
-	for _, match := range flags {
-		require.True(t, strings.Contains(string(text), "\n| `"+match[1]+"` |"), "docs/configuration.md lacks %s", match[1])
+	flag := regexp.MustCompile(`(?m)^ +(--[a-z-]+) `)
+	for _, command := range []*cobra.Command{newPluginCommand(), newControllerCommand()} {
+		flags := flag.FindAllStringSubmatch(command.Flags().FlagUsages(), -1)
+		require.NotEmpty(t, flags)
+		for _, match := range flags {
+			require.True(t, strings.Contains(string(text), "\n| `"+match[1]+"` |"), "docs/configuration.md lacks %s", match[1])
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -93,11 +92,5 @@ func (f hintFlags) spec() (*v1alpha1.GPUScalingHintSpec, error) {
 		}
 		spec = hint.Spec
 	}
-	if spec.Thresholds == nil && !strings.Contains(" Realtime Batch Conversational Conservative ", " "+string(spec.Class)+" ") {
-		return nil, fmt.Errorf("%q is no class: expected Realtime, Batch, Conversational or Conservative", spec.Class)
-	}
-	if spec.MinReplicas < 1 || spec.MaxReplicas < spec.MinReplicas {
-		return nil, fmt.Errorf("%d..%d replicas: expected 1 or more, and the maximum not below the minimum", spec.MinReplicas, spec.MaxReplicas)
-	}
-	return &spec, nil
+	return &spec, scaling.Check(&spec)
 }

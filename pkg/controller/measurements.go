@@ -59,6 +59,9 @@ func (m *Measurements) Rows(ctx context.Context, nodes sets.Set[string]) ([]dcgm
 		bounded, cancel := context.WithTimeout(ctx, m.Timeout)
 		rows, err := m.Exporters.scrape(bounded, nodes)
 		cancel()
+		if err == nil && len(rows) == 0 && len(errs) > 0 {
+			err = errors.New("the exporters have no row of a GPU")
+		}
 		if err == nil {
 			if len(errs) > 0 {
 				klog.FromContext(ctx).Info("Prometheus could not be read; the exporters were", "why", errs[0].Error())

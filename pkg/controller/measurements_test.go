@@ -87,6 +87,11 @@ func TestPrometheusFails(t *testing.T) {
 			require.Len(t, rows, 1)
 			require.InDelta(t, 42, rows[0].Value, 0)
 
+			empty := serve(t, func(http.ResponseWriter, *http.Request) {})
+			m.Exporters.Client, m.Exporters.Targets[0] = exporterAt(t, empty.URL, "node-a")
+			_, err = m.Rows(t.Context(), sets.New("node-a"))
+			require.ErrorContains(t, err, "the exporters have no row", "it is a failed read, and not a GPU without one")
+
 			_, err = m.Rows(t.Context(), sets.New("node-b"))
 			require.ErrorContains(t, err, "no exporter's pod was found", "node-a is not scraped for node-b")
 		})

@@ -170,3 +170,60 @@ func TestNewNodes(t *testing.T) {
 		})
 	}
 }
+
+// Free slices are not a fit: of the layouts of 1g.10gb tenants that leave as many slices free as a profile takes, many
+// have no place for it. Counting slices gets those wrong; the pool's content is what can be placed.
+func TestFreeSlicesAreNoPlace(t *testing.T) {
+	board, err := gpu.BoardByName("H100-SXM5-80GB")
+	require.NoError(t, err)
+	published, err := fleet.Publish("e", pool.DefaultDriver, []gpu.Board{board}, nil)
+	require.NoError(t, err)
+	small := map[int]string{} // the devices of 1g.10gb by their slice
+	for _, s := range published {
+		for _, d := range s.Spec.Devices {
+			if d := (fleet.Device{Device: &d}); attribute(d, "profile") == "1g.10gb" {
+				small[int(firstSlice(d)[len(memorySlice)]-'0')] = d.Name
+			}
+		}
+	}
+	require.Len(t, small, 7)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "e", Labels: map[string]string{"pool": "elastic"}}}
+	for profile, want := range map[string]int{"2g.20gb": 38, "3g.40gb": 77, "4g.40gb": 88} {
+		enough, misfits := 0, 0
+		for layout := range 1 << 7 {
+			f := fleet.New(fleet.Snapshot{Slices: published, Nodes: []*corev1.Node{node}})
+			free := 7 // compute slices
+			var there []gpu.Instance
+			for slice, name := range small {
+				if layout>>slice&1 == 1 {
+					held(f, name)
+					free--
+					there = append(there, gpu.Instance{Profile: "1g.10gb", Placement: gpu.Placement{Start: slice, Size: 1}})
+				}
+			}
+			var shape gpu.Profile
+			for _, p := range board.Profiles {
+				if p.Name == profile {
+					shape = p
+				}
+			}
+			fits := false
+			for _, at := range shape.Placements {
+				_, ok := gpu.Fits(at, there)
+				fits = fits || ok
+			}
+			m, err := membersOf(elasticPool(), f.Nodes())
+			require.NoError(t, err)
+			m.count(f)
+			require.Equal(t, fits, m.content.profiles[profile] > 0, "%s in layout %07b", profile, layout)
+			if naive := free >= shape.ComputeSlices; naive {
+				enough++
+				if !fits {
+					misfits++
+				}
+			}
+		}
+		t.Logf("%s: %d of %d layouts have the slices and no place", profile, misfits, enough)
+		require.InDelta(t, want, 100*float64(misfits)/float64(enough), 0.5, profile)
+	}
+}

@@ -5,6 +5,9 @@
 package scaling
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
@@ -74,6 +77,23 @@ func PolicyOf(spec *v1alpha1.GPUScalingHintSpec, interval time.Duration) Policy 
 		}
 	}
 	return p
+}
+
+// Check refuses a spec that the API server would refuse, for specs that it has
+// not seen. A test of the chart compares the two.
+func Check(spec *v1alpha1.GPUScalingHintSpec) error {
+	known := []v1alpha1.Class{v1alpha1.ClassRealtime, v1alpha1.ClassBatch, v1alpha1.ClassConversational, v1alpha1.ClassConservative}
+	switch t := spec.Thresholds; {
+	case (spec.Class != "") == (t != nil):
+		return errors.New("give either a class or thresholds of your own")
+	case t == nil && !slices.Contains(known, spec.Class):
+		return fmt.Errorf("%q is no class: expected one of %q", spec.Class, known)
+	case t != nil && (t.ScaleDownBelow < 0 || t.ScaleUpAbove > 99 || t.ScaleDownBelow >= t.ScaleUpAbove):
+		return fmt.Errorf("thresholds %d and %d: expected 0 to 99 percent, and scaleDownBelow below scaleUpAbove", t.ScaleDownBelow, t.ScaleUpAbove)
+	case spec.MinReplicas < 1 || spec.MaxReplicas < spec.MinReplicas:
+		return fmt.Errorf("%d to %d replicas: expected 1 or more, and the maximum not below the minimum", spec.MinReplicas, spec.MaxReplicas)
+	}
+	return nil
 }
 
 // target is the utilization that a change aims at, the middle of the two

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	scalingv1alpha1 "github.com/kerf-project/kerf/api/scaling/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/scaling"
 )
 
 // crd is a checked-in CRD that has passed the API server's validation.
@@ -122,6 +123,12 @@ func TestCRDsRefuse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := all[c.kind].refusals(t, c.manifest)
+			// kerf hint refuses the same offline, as far as it matters to a replay.
+			if c.kind == "GPUScalingHint" && !strings.Contains(c.manifest, "mode:") && !strings.Contains(c.manifest, "signals:") {
+				given := scalingv1alpha1.GPUScalingHint{Spec: scalingv1alpha1.GPUScalingHintSpec{MinReplicas: 1}}
+				require.NoError(t, yaml.Unmarshal([]byte(c.manifest), &given))
+				require.Equal(t, c.want == "", scaling.Check(&given.Spec) == nil)
+			}
 			if c.want == "" {
 				require.Empty(t, got)
 			} else {

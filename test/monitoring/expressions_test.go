@@ -83,13 +83,13 @@ func TestExpressionsParse(t *testing.T) {
 	promtool(t, "check", "rules", path)
 }
 
-// Whatever is read is recorded by a rule, exported by the plugin, or collected by the exporter as it is configured.
+// Whatever is read is recorded by a rule, exported by the plugin or the controller, or collected by the exporter as it is configured.
 func TestExpressionsReadWhatIsThere(t *testing.T) {
 	records := map[string]bool{}
 	for _, r := range shippedRules(t) {
 		records[r.Record] = true
 	}
-	configuration := string(read(t, "../../docs/configuration.md"))
+	documented := string(read(t, "../../docs/configuration.md")) + string(read(t, "../../docs/scaling.md"))
 	var values struct{ CustomMetrics string }
 	require.NoError(t, yaml.Unmarshal(read(t, filepath.Join(monitoring, "dcgm-exporter-values.yaml")), &values))
 	for where, expr := range expressions(t) {
@@ -97,7 +97,7 @@ func TestExpressionsReadWhatIsThere(t *testing.T) {
 			require.True(t, records[name], "%s: no rule records %s", where, name)
 		}
 		for _, name := range exported.FindAllString(expr, -1) {
-			require.Contains(t, configuration, "`"+name+"`", where)
+			require.True(t, strings.Contains(documented, "`"+name+"`"), "%s: no document has %s", where, name)
 		}
 		for _, name := range counter.FindAllString(expr, -1) {
 			require.Contains(t, values.CustomMetrics, name+",", where)
