@@ -269,6 +269,30 @@ func (refusing) Patch(context.Context, client.Object, client.Patch, ...client.Su
 	return apierrors.NewServiceUnavailable("it starts")
 }
 
+// A hint that says nothing new is written once a minute.
+func TestWritesAreFew(t *testing.T) {
+	c := one(t, 2, nil)
+	c.clock.Step(123 * time.Millisecond) // The API keeps seconds.
+	c.run(2 * time.Minute)
+	require.Equal(t, 4, c.replicas("model-a"))
+	require.NotNil(t, c.hint("model-a").Status.LastScaleTime)
+	counting := &countingStatus{WithWatch: c.client}
+	c.ctrl.Client = counting
+	c.run(10 * time.Minute)
+	require.LessOrEqual(t, counting.n, 12)
+	require.GreaterOrEqual(t, counting.n, 10)
+}
+
+type countingStatus struct {
+	client.WithWatch
+	n int
+}
+
+func (c *countingStatus) Status() client.SubResourceWriter {
+	c.n++
+	return c.WithWatch.Status()
+}
+
 func gathered(t *testing.T, g *Gauges) map[string]map[string]float64 {
 	registry := prometheus.NewRegistry()
 	require.NoError(t, registry.Register(g))

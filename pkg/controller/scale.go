@@ -26,7 +26,7 @@ const (
 // scale sets the replicas of a target whose hint asks for it. It leaves alone what
 // somebody else scales: two that write the same number would undo each other's.
 func (c *Controller) scale(ctx context.Context, all *world, w *workload) error {
-	if w.err != nil || w.hint.Spec.Mode != v1alpha1.ModeScale {
+	if w.hint.Spec.Mode != v1alpha1.ModeScale {
 		return nil
 	}
 	set := func(status metav1.ConditionStatus, reason, format string, args ...any) {
@@ -65,7 +65,7 @@ func (c *Controller) scale(ctx context.Context, all *world, w *workload) error {
 
 // mark gives the pods that are to go the lowest cost of deletion, and takes it from those that are not any more.
 func (c *Controller) mark(ctx context.Context, w *workload) error {
-	if !c.DeletionCosts || w.err != nil {
+	if !c.DeletionCosts {
 		return nil
 	}
 	for _, r := range w.replicas {

@@ -43,7 +43,10 @@ func (c *Controller) tell(ctx context.Context, now time.Time, all *world, worklo
 	errs := make([]error, len(workloads))
 	for i, w := range workloads {
 		group.Go(func() error {
-			errs[i] = errors.Join(c.mark(ctx, w), c.scale(ctx, all, w), c.write(ctx, now, w))
+			if w.err == nil {
+				errs[i] = errors.Join(c.mark(ctx, w), c.scale(ctx, all, w))
+			}
+			errs[i] = errors.Join(errs[i], c.write(ctx, now, w))
 			return nil
 		})
 	}
@@ -116,7 +119,9 @@ func (w *workload) status(now time.Time, rightSize *v1alpha1.RightSize) v1alpha1
 	s.Feasibility = o.Feasibility.DeepCopy()
 	s.RightSize = rightSize
 	if change := w.state.LastChange; !change.IsZero() {
-		s.LastScaleTime = &metav1.Time{Time: change}
+		// To the second, as the API keeps it: else it would look as if it changed with every tick.
+		at := metav1.NewTime(change).Rfc3339Copy()
+		s.LastScaleTime = &at
 	}
 	e := h.Evidence
 	s.Evidence = &v1alpha1.Evidence{MeasuredReplicas: int32(e.Measured), ReadyReplicas: int32(e.Ready), Shared: e.Shared}

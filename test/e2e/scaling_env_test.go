@@ -21,7 +21,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
 	"github.com/kerf-project/kerf/pkg/controller"
@@ -55,6 +57,7 @@ func newHinted(t *testing.T, shape kit.Shape) *hinted {
 		"create": true, "collectInterval": collect.String(), "scale": true, "deletionCosts": true, "scrape": []any{},
 		"prometheus": map[string]any{"url": fmt.Sprintf("http://%s:%d", ip, port)},
 	}
+	log.SetLogger(klog.Background())
 	h := &hinted{t: t, Env: kit.New(t, shape), load: map[string]float64{}}
 	scheme, err := controller.Scheme()
 	require.NoError(t, err)

@@ -87,7 +87,7 @@ func TestSurge(t *testing.T) {
 		if err := h.has(ctx, "model-b", 2); err != nil {
 			return err
 		}
-		return h.has(ctx, "model-a", 3)
+		return h.has(ctx, "model-a", 4)
 	})
 	h.RunningPods(2, b)
 	require.NotNil(t, said.find("model-a", func(s v1alpha1.GPUScalingHintStatus) bool { return s.Reason == v1alpha1.ReasonUtilizationLow }))
