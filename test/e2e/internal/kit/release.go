@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -26,6 +27,8 @@ const (
 	SystemNamespace = "kerf-system"
 	// ServiceAccount is the plugin's, in that namespace.
 	ServiceAccount = "kerf-plugin"
+	// Controller is the name of the controller's Deployment, Service, service account and lease, in that namespace.
+	Controller = "kerf-controller"
 
 	release = "kerf"
 	chart   = "deployments/helm/kerf"
@@ -45,6 +48,8 @@ type Shape struct {
 	Lenient bool
 	// Faults, a file of the simulator's, is what goes wrong with the boards.
 	Faults string
+	// Controller is what the chart has for the controller, in addition to create. Nil: there is none.
+	Controller map[string]any
 }
 
 func (s Shape) stateDir() string { return "/run/kerf-sim-" + s.Name }
@@ -56,7 +61,7 @@ func (s Shape) values() map[string]any {
 	if s.Faults != "" {
 		spec += ",faults=" + s.faultsFile()
 	}
-	return map[string]any{
+	values := map[string]any{
 		"image":            map[string]any{"tag": "dev", "pullPolicy": "Never"},
 		"plugin":           map[string]any{"nodeSelectorTerms": []any{}},
 		"parametersPolicy": map[string]any{"create": !s.Lenient},
@@ -66,6 +71,12 @@ func (s Shape) values() map[string]any {
 			"idleInstances": map[string]any{"maxPerGPU": s.Idle},
 		}}},
 	}
+	if s.Controller != nil {
+		controller := maps.Clone(s.Controller)
+		controller["create"] = true
+		values["controller"] = controller
+	}
+	return values
 }
 
 // install makes the release what the shape says, and waits until the API has the node's pool.
