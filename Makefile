@@ -124,8 +124,14 @@ e2e: e2e-cluster e2e-kerf ## Run the end-to-end tests on clusters of their own; 
 e2e-cluster: ## Those of the local cluster itself
 	go -C test/cluster test -tags e2e -count=1 -timeout 30m -v ./e2e
 
+# CRDs of other projects are in Go modules, and inside the cluster is no network to fetch them. Only the archives are
+# needed, so it is no matter that some want a later Go.
+.PHONY: e2e-crds
+e2e-crds:
+	@sed '/^#/d; s/ .*//' test/e2e/testdata/crds.txt | sort -u | GOTOOLCHAIN=local xargs -n 1 go mod download -json >/dev/null || true
+
 # The test binary runs inside the cluster, where its API server is reached and the node's files are seen.
-e2e-kerf: build bin/cluster ## Those of kerf: RUN=REGEXP picks some, KUBERNETES=VERSION, KEEP=1 leaves the cluster up
+e2e-kerf: build bin/cluster e2e-crds ## Those of kerf: RUN=REGEXP picks some, KUBERNETES=VERSION, KEEP=1 leaves the cluster up
 	go -C test/e2e test -c -tags e2e -o $(CURDIR)/bin/e2e.test .
 	@$(CLUSTER) down --name $(E2E); \
 	trap '[ "$(KEEP)" = 1 ] || $(CLUSTER) down --name $(E2E)' EXIT; \

@@ -107,6 +107,7 @@ func TestVoid(t *testing.T) {
 			h := cl.hint("model-a")
 			require.Nil(t, h.Status.DesiredReplicas)
 			require.Nil(t, h.Status.ScaleTo)
+			require.Equal(t, v1alpha1.ReasonNoTarget, h.Status.Reason)
 			require.Contains(t, conditionOf(h, v1alpha1.ConditionTargetFound), c.want)
 			require.Contains(t, strings.Join(cl.told(), "\n"), "Warning TargetNotUsable")
 			require.Empty(t, gathered(t, cl.ctrl.Gauges)["kerf_hint_desired_replicas"])

@@ -106,7 +106,7 @@ func (w *workload) status(now time.Time, rightSize *v1alpha1.RightSize) v1alpha1
 	if w.err != nil {
 		// Nothing is asked for: whoever follows the hint has to see that it is void.
 		set(v1alpha1.ConditionTargetFound, targetMissing(w))
-		s.Direction, s.Message = v1alpha1.DirectionHold, w.err.Error()
+		s.Direction, s.Reason, s.Message = v1alpha1.DirectionHold, v1alpha1.ReasonNoTarget, w.err.Error()
 		for _, kind := range []string{v1alpha1.ConditionMeasured, v1alpha1.ConditionGives, v1alpha1.ConditionReceives, v1alpha1.ConditionScaled} {
 			meta.RemoveStatusCondition(&s.Conditions, kind)
 		}

@@ -55,7 +55,9 @@ dcgmExporter: {reload: true}
 `,
 	"controller": `
 serviceMonitor: {create: true}
-networkPolicy: {create: true}
+networkPolicy:
+  create: true
+  from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 controller:
   create: true
   prometheus: {url: "https://prometheus.monitoring:9090", httpConfigSecret: prometheus-login}

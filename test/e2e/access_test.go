@@ -50,24 +50,32 @@ var (
 
 func TestPluginAccess(t *testing.T) {
 	e := kit.New(t, fleet)
-	may := func(a access) bool {
-		review, err := e.Client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{
-			Spec: authorizationv1.SubjectAccessReviewSpec{
-				User:               "system:serviceaccount:" + kit.SystemNamespace + ":" + kit.ServiceAccount,
-				Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:" + kit.SystemNamespace, "system:authenticated"},
-				ResourceAttributes: attributes(a),
-			},
-		}, metav1.CreateOptions{})
-		require.NoError(t, err)
-		return review.Status.Allowed
-	}
 	for _, a := range allowed {
-		require.True(t, may(a), "%+v", a)
+		require.True(t, may(t, e.Client, kit.ServiceAccount, attributes(a)), "%+v", a)
 	}
 	for _, a := range denied {
-		require.False(t, may(a), "%+v", a)
+		require.False(t, may(t, e.Client, kit.ServiceAccount, attributes(a)), "%+v", a)
 	}
 }
+
+// may asks the API server what an account of the chart's may do.
+func may(t *testing.T, client kubernetes.Interface, account string, what *authorizationv1.ResourceAttributes) bool {
+	t.Helper()
+	review, err := client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user(account), Groups: groups, ResourceAttributes: what,
+		},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	return review.Status.Allowed
+}
+
+func user(account string) string {
+	return "system:serviceaccount:" + kit.SystemNamespace + ":" + account
+}
+
+// groups are those of the chart's accounts.
+var groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + kit.SystemNamespace, "system:authenticated"}
 
 // attributes ask for all namespaces, and so for each.
 func attributes(a access) *authorizationv1.ResourceAttributes {

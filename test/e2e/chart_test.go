@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,12 +17,7 @@ import (
 // for each way to install it, which the tests of the chart see to.
 func TestChartIsValid(t *testing.T) {
 	e := kit.New(t, fleet)
-	const crd = "test/e2e/testdata/servicemonitor-crd.yaml"
-	e.Apply(crd)
-	t.Cleanup(func() {
-		said, err := e.Kubectl("", "delete", "--filename", crd)
-		require.NoError(t, err, said)
-	})
+	withOthersCRDs(t, e)
 	goldens, err := filepath.Glob("test/chart/testdata/*.yaml")
 	require.NoError(t, err)
 	require.NotEmpty(t, goldens)
@@ -33,14 +27,8 @@ func TestChartIsValid(t *testing.T) {
 	for _, golden := range goldens {
 		manifests, err := os.ReadFile(golden)
 		require.NoError(t, err)
-		e.Eventually(golden+" to be taken", func(context.Context) error {
-			// The new kind takes a moment to be served.
-			said, err := apply(string(manifests))
-			if err != nil && !strings.Contains(said, "no matches for kind") {
-				require.NoError(t, err, "%s: %s", golden, said)
-			}
-			return err
-		})
+		said, err := apply(string(manifests))
+		require.NoError(t, err, "%s: %s", golden, said)
 		for field, wrong := range map[string]string{"hostPID": "hostPIDs", "extendedResourceName": "extendedResource", "targetLabel": "target", "policyTypes": "types"} {
 			if !strings.Contains(string(manifests), field+":") {
 				continue

@@ -72,7 +72,12 @@ func get(ctx context.Context, e *kit.Env, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+pod.Status.PodIP+":8080"+path, nil)
+	return ask(ctx, "http://"+pod.Status.PodIP+":8080"+path)
+}
+
+// ask reads a URL, and returns an error for any answer but 200.
+func ask(ctx context.Context, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +88,7 @@ func get(ctx context.Context, e *kit.Env, path string) (string, error) {
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answers %s: %s", path, response.Status, body)
+		err = fmt.Errorf("%s answers %s: %s", url, response.Status, body)
 	}
 	return string(body), err
 }

@@ -54,7 +54,7 @@ func newHinted(t *testing.T, shape kit.Shape) *hinted {
 	ip := nodeIP(t)
 	const port = 19090
 	shape.Controller = map[string]any{
-		"create": true, "collectInterval": collect.String(), "scale": true, "deletionCosts": true, "scrape": []any{},
+		"collectInterval": collect.String(), "scale": true, "deletionCosts": true, "scrape": []any{},
 		"prometheus": map[string]any{"url": fmt.Sprintf("http://%s:%d", ip, port)},
 	}
 	log.SetLogger(klog.Background())

@@ -13,14 +13,22 @@ import (
 	"github.com/kerf-project/kerf/test/e2e/internal/kit"
 )
 
-// Uninstalling the chart removes all that it made, and the kubelet removes the slices of a driver that does not come back.
+// Uninstalling the chart removes all that it made but the kinds of hints, with which all hints would go. The kubelet
+// removes the slices of a driver that does not come back.
 func TestUninstallLeavesNothing(t *testing.T) {
-	e := kit.New(t, fleet)
+	e := kit.New(t, controlled(map[string]any{"deletionCosts": true}))
+	said, err := e.Kubectl(`
+apiVersion: scaling.kerf.dev/v1alpha1
+kind: GPUScalingHint
+metadata: {name: kept}
+spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: serving}, class: Realtime, maxReplicas: 4}
+`, "create", "--namespace", e.Namespace, "--filename", "-")
+	require.NoError(t, err, said)
 	e.Pod("instance", kit.Requests("mig-1g.10gb.gpu.nvidia.com"))
 	e.Delete(e.Running("instance")...)
 	e.Uninstall()
 
-	e.Eventually("the plugin to have ended", func(ctx context.Context) error {
+	e.Eventually("the plugin and the controllers to have ended", func(ctx context.Context) error {
 		pods, err := e.Client.CoreV1().Pods(kit.SystemNamespace).List(ctx, ofKerf)
 		return none(len(pods.Items), err)
 	})
@@ -30,13 +38,19 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	for _, b := range boards {
 		require.Empty(t, b.Instances, "instances on %s", b.UUID)
 	}
-	// What is not in a namespace outlives one.
+	said, err = e.Kubectl("", "get", "gsh", "kept", "--namespace", e.Namespace)
+	require.NoError(t, err, said)
+	// What is not in the release's namespace outlives it.
 	classes, err := e.Client.ResourceV1().DeviceClasses().List(t.Context(), ofKerf)
 	require.NoError(t, none(len(classes.Items), err))
 	roles, err := e.Client.RbacV1().ClusterRoles().List(t.Context(), ofKerf)
 	require.NoError(t, none(len(roles.Items), err))
 	bindings, err := e.Client.RbacV1().ClusterRoleBindings().List(t.Context(), ofKerf)
 	require.NoError(t, none(len(bindings.Items), err))
+	localRoles, err := e.Client.RbacV1().Roles("").List(t.Context(), ofKerf)
+	require.NoError(t, none(len(localRoles.Items), err))
+	localBindings, err := e.Client.RbacV1().RoleBindings("").List(t.Context(), ofKerf)
+	require.NoError(t, none(len(localBindings.Items), err))
 	policies, err := e.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().List(t.Context(), ofKerf)
 	require.NoError(t, none(len(policies.Items), err))
 	policyBindings, err := e.Client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().List(t.Context(), ofKerf)

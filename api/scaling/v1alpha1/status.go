@@ -98,6 +98,8 @@ const (
 	ReasonFallback Reason = "Fallback"
 	// ReasonGivesWay: another workload of the pool needs more than the GPUs that this one does not.
 	ReasonGivesWay Reason = "GivesWay"
+	// ReasonNoTarget: the target is not there or cannot be used, for the reason of the condition TargetFound.
+	ReasonNoTarget Reason = "NoTarget"
 )
 
 // Evidence is what a hint was decided from.

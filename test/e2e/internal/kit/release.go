@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -26,6 +27,8 @@ const (
 	SystemNamespace = "kerf-system"
 	// ServiceAccount is the plugin's, in that namespace.
 	ServiceAccount = "kerf-plugin"
+	// Controller is the name of the controller's Deployment, Service, service account and lease, in that namespace.
+	Controller = "kerf-controller"
 
 	release = "kerf"
 	chart   = "deployments/helm/kerf"
@@ -43,10 +46,10 @@ type Shape struct {
 	Idle int
 	// Lenient is an API server that takes any parameters of a claim, so that the plugin has to find what is wrong with them.
 	Lenient bool
-	// Controller are the chart's values of the controller; without any it is not installed.
-	Controller map[string]any
 	// Faults, a file of the simulator's, is what goes wrong with the boards.
 	Faults string
+	// Controller is what the chart has for the controller, in addition to create. Nil: there is none.
+	Controller map[string]any
 }
 
 func (s Shape) stateDir() string { return "/run/kerf-sim-" + s.Name }
@@ -69,7 +72,9 @@ func (s Shape) values() map[string]any {
 		}}},
 	}
 	if s.Controller != nil {
-		values["controller"] = s.Controller
+		controller := maps.Clone(s.Controller)
+		controller["create"] = true
+		values["controller"] = controller
 	}
 	return values
 }

@@ -29,6 +29,7 @@ func (e *Env) report() {
 		"pods and claims":           {"kubectl", "get", "pods,resourceclaims", "--all-namespaces", "--output", "wide"},
 		"the plugin's log":          {"kubectl", "logs", "--namespace", SystemNamespace, "--selector", "app.kubernetes.io/component=plugin", "--tail", logLines},
 		"the plugin's previous log": {"kubectl", "logs", "--namespace", SystemNamespace, "--selector", "app.kubernetes.io/component=plugin", "--tail", logLines, "--previous"},
+		"the controllers' logs":     {"kubectl", "logs", "--namespace", SystemNamespace, "--selector", "app.kubernetes.io/component=controller", "--tail", logLines, "--prefix"},
 		"simulated hardware":        {"bin/kerf", "sim", "--state", e.Shape.stateDir(), "list"},
 		"files of the node":         {"find", cdiDir, journalDir, "-type", "f"},
 	} {
