@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -189,7 +190,7 @@ func (h *hinted) has(ctx context.Context, deployment string, want int) error {
 	}
 	if got != want {
 		hint, err := h.get(ctx, deployment)
-		return fmt.Errorf("%s has %d replicas, not %d: %s (%v)", deployment, got, want, hint.Status.Message, err)
+		return errors.Join(err, fmt.Errorf("%s has %d replicas, not %d: %s", deployment, got, want, hint.Status.Message))
 	}
 	return nil
 }
