@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,6 +35,7 @@ type world struct {
 	t         *testing.T
 	node      gpu.Node
 	readErr   error
+	mutex     sync.Mutex // of claims, which are made while a publisher runs
 	claims    []*journal.Claim
 	instances [][]*journal.Instance // what each reading of the records finds; the last one stays
 	allocated []string
@@ -61,7 +63,11 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) Conditions() []gpu.Condition            { return slices.Clone(w.health) }
 func (w *world) Node(context.Context) (gpu.Node, error) { return w.node, w.readErr }
-func (w *world) Claims() ([]*journal.Claim, error)      { return w.claims, nil }
+func (w *world) Claims() ([]*journal.Claim, error) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return slices.Clone(w.claims), nil
+}
 func (w *world) Instances() ([]*journal.Instance, error) {
 	if len(w.instances) == 0 {
 		return nil, nil
@@ -108,6 +114,8 @@ func (w *world) share(replicas int) {
 
 // use records a claim for a device.
 func (w *world) use(d gpu.Device) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
 	w.claims = append(w.claims, &journal.Claim{UID: "uid", State: journal.ClaimPrepared, Devices: []journal.ClaimDevice{{Device: d}}})
 }
 
