@@ -122,7 +122,7 @@ func TestInternerKeepsOfPods(t *testing.T) {
 			Annotations: map[string]string{"long": "text", corev1.PodDeletionCost: "5"}, OwnerReferences: []metav1.OwnerReference{{Name: "rs"}}},
 		Spec: corev1.PodSpec{NodeName: "n", Volumes: []corev1.Volume{{Name: "v"}}, ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}},
 			Containers: []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpu"}}}}}},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "1.2.3.4"},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "1.2.3.4", HostIP: "5.6.7.8"},
 	}
 	transform(t, NewInterner(), []*corev1.Pod{p})
 	require.Equal(t, &corev1.Pod{
@@ -130,7 +130,7 @@ func TestInternerKeepsOfPods(t *testing.T) {
 			Annotations: map[string]string{corev1.PodDeletionCost: "5"}, OwnerReferences: []metav1.OwnerReference{{Name: "rs"}}},
 		Spec: corev1.PodSpec{NodeName: "n", ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}},
 			Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpu"}}}}}},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "1.2.3.4"},
 	}, p)
 
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"a": "b"}},
