@@ -120,9 +120,9 @@ func (c *Controller) Tick(ctx context.Context) error {
 	}
 	c.claims = c.seen
 	c.measure(ctx, now, workloads)
-	pools, poolErrors := c.decide(ctx, all, workloads)
+	pools := c.decide(ctx, all, workloads)
 	c.Gauges.set(workloads, pools)
-	return errors.Join(c.tell(ctx, now, all, workloads), c.tellPools(ctx, pools, poolErrors))
+	return errors.Join(c.mark(ctx, all, workloads), c.tell(ctx, now, all, workloads), c.tellPools(ctx, pools))
 }
 
 var errTargetTaken = errors.New("the target is another hint's")
@@ -191,7 +191,7 @@ func (c *Controller) signals(ctx context.Context, workloads []*workload) {
 }
 
 // decide has each workload decided by itself, and then all together.
-func (c *Controller) decide(ctx context.Context, all *world, workloads []*workload) (map[string]*members, map[string]error) {
+func (c *Controller) decide(ctx context.Context, all *world, workloads []*workload) map[string]*members {
 	known := make(map[types.UID]*memory, len(workloads))
 	var plans []scaling.Workload
 	var decided []*workload
@@ -220,16 +220,11 @@ func (c *Controller) decide(ctx context.Context, all *world, workloads []*worklo
 	} else {
 		c.fleet.Refresh(all.objects.Snapshot)
 	}
-	pools, poolErrors := map[string]*members{}, map[string]error{}
+	pools := map[string]*members{}
 	for i := range all.pools {
-		p := &all.pools[i]
-		m, err := membersOf(p, c.fleet.Nodes())
-		if err != nil {
-			poolErrors[p.Name] = err
-			continue
-		}
+		m := membersOf(&all.pools[i], c.fleet.Nodes())
 		m.count(c.fleet)
-		pools[p.Name] = m
+		pools[m.pool.Name] = m
 	}
 	placer := newPlacer(ctx, c.fleet, all, decided, pools)
 	outcomes := scaling.Plan(plans, placer)
@@ -238,5 +233,5 @@ func (c *Controller) decide(ctx context.Context, all *world, workloads []*worklo
 		w.outcome = outcomes[w.name()]
 	}
 	c.advise(ctx, c.Clock.Now(), all, decided)
-	return pools, poolErrors
+	return pools
 }

@@ -3,17 +3,23 @@ package controller
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
+	"github.com/kerf-project/kerf/pkg/scaling"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -116,11 +122,67 @@ func TestDonorsPodIsMarked(t *testing.T) {
 	require.Equal(t, 4, c.replicas("model-a"), "it only advises")
 	require.Contains(t, strings.Join(c.told(), "\n"), "GivesWay 3 -> 1 replicas")
 
-	c.load["model-a"] = 4 * 40
+	// Nobody is left to say that they go.
+	require.NoError(t, c.client.Delete(t.Context(), c.hint("model-b")))
 	c.run(time.Minute)
 	for _, p := range c.allPods() {
 		require.Empty(t, p.Annotations, p.Name)
 	}
+}
+
+// The mark is taken away when the need is over, and one that somebody else has set stays.
+func TestMarksGo(t *testing.T) {
+	c := surge(t)
+	c.run(2 * time.Minute)
+	for _, name := range []string{"model-a", "model-b"} {
+		h := c.hint(name)
+		h.Spec.Mode = v1alpha1.ModeAdvise
+		require.NoError(t, c.client.Update(t.Context(), h))
+	}
+	own := c.allPods()[6]
+	own.Annotations = map[string]string{deletionCost: "7"}
+	require.NoError(t, c.client.Update(t.Context(), own))
+	costs := func() (all []string) {
+		for _, p := range c.allPods() {
+			if cost, ok := p.Annotations[deletionCost]; ok {
+				all = append(all, cost)
+			}
+		}
+		return all
+	}
+	c.load["model-a"] = 4 * 85
+	c.run(time.Minute)
+	require.Contains(t, costs(), lowCost)
+	c.load["model-a"] = 4 * 40
+	c.run(time.Minute)
+	require.Equal(t, []string{"7"}, costs())
+}
+
+// Of a StatefulSet the pod with the highest number goes, however young it is.
+func TestLastPodOfAStatefulSetGoes(t *testing.T) {
+	var replicas []*replica
+	for i, age := range []time.Duration{0, time.Hour, 2 * time.Hour} {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Name: fmt.Sprintf("s-%d", i), Labels: map[string]string{appsv1.PodIndexLabel: strconv.Itoa(i)}, CreationTimestamp: metav1.NewTime(t0.Add(-age)),
+		}, Spec: corev1.PodSpec{NodeName: "n"}}
+		replicas = append(replicas, &replica{pod: p, claims: []*resourceapi.ResourceClaim{{}}})
+	}
+	w := &workload{target: target{ordered: true}, replicas: replicas}
+	w.sort()
+	p := &placer{workloads: map[string]*workload{"s": w}, gone: map[*corev1.Pod]bool{}}
+	found := p.candidates(scaling.Donor{Workload: "s", Replicas: 2}, &members{nodes: map[string]bool{"n": true}}, true)
+	require.Len(t, found, 1)
+	require.Len(t, found[0].replicas, 1, "one at a time")
+	require.Equal(t, "s-2", found[0].replicas[0].pod.Name)
+}
+
+// A pool that is misspelt promises nothing, and holds nothing back.
+func TestUnknownPool(t *testing.T) {
+	c := one(t, 2, func(s *v1alpha1.GPUScalingHintSpec) { s.Pool = "shard" })
+	c.run(time.Minute)
+	h := c.hint("model-a")
+	require.Equal(t, v1alpha1.FeasibilityUnknown, h.Status.Feasibility.State)
+	require.Contains(t, h.Status.Feasibility.Message, "there is no GPUElasticPool shard")
 }
 
 // Missing data holds, says why, and is over when the data is back.

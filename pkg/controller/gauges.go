@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"strconv"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ var (
 	poolGPUs     = prometheus.NewDesc("kerf_pool_gpus", "GPUs of an elastic pool.", poolLabels, nil)
 	poolFree     = prometheus.NewDesc("kerf_pool_free_gpus", "GPUs of an elastic pool that nobody uses.", poolLabels, nil)
 	poolFits     = prometheus.NewDesc("kerf_pool_free_devices", "How many more of a profile can be placed in an elastic pool, if nothing else is.", []string{"pool", "profile"}, nil)
+	poolPrice    = prometheus.NewDesc("kerf_pool_gpu_price_per_hour", "What a GPU of an elastic pool costs in an hour, as its spec says.", []string{"pool", "currency"}, nil)
 	poolStranded = prometheus.NewDesc("kerf_pool_stranded_slices", "Free memory slices of an elastic pool that no profile can use.", poolLabels, nil)
 )
 
@@ -89,6 +91,11 @@ func (g *Gauges) set(workloads []*workload, pools map[string]*members) {
 		add(poolGPUs, m.content.gpus)
 		add(poolFree, m.content.free)
 		add(poolStranded, m.content.stranded)
+		if p := m.pool.Spec.Price; p != nil {
+			if price, err := strconv.ParseFloat(p.PerGPUHour, 64); err == nil {
+				all = append(all, prometheus.MustNewConstMetric(poolPrice, prometheus.GaugeValue, price, name, p.Currency))
+			}
+		}
 		for profile, n := range m.content.profiles {
 			add(poolFits, n, profile)
 		}
@@ -102,7 +109,7 @@ func (g *Gauges) set(workloads []*workload, pools map[string]*members) {
 func (g *Gauges) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		desiredReplicas, scaleToReplicas, currentReplicas, desiredRatio, utilization, coverage, nodesNeeded,
-		poolGPUs, poolFree, poolFits, poolStranded,
+		poolGPUs, poolFree, poolFits, poolPrice, poolStranded,
 	} {
 		descs <- d
 	}

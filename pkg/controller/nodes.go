@@ -25,22 +25,27 @@ type members struct {
 	// primaries are the nodes of each hint that has some of its own.
 	primaries map[string][]*corev1.Node
 	order     []string
-	names     map[string]bool
-	orders    map[string][]*corev1.Node
-	content   content
+	// nodes are all of them by name, true for an elastic one.
+	nodes   map[string]bool
+	orders  map[string][]*corev1.Node
+	content content
+	// err is why the pool cannot be used.
+	err error
 }
 
 // membersOf chooses the nodes of a pool by their labels. A node that a hint has for its own is not elastic.
-func membersOf(pool *v1alpha1.GPUElasticPool, nodes []*corev1.Node) (*members, error) {
-	m := &members{pool: pool, primaries: map[string][]*corev1.Node{}, names: map[string]bool{}, orders: map[string][]*corev1.Node{}}
+func membersOf(pool *v1alpha1.GPUElasticPool, nodes []*corev1.Node) *members {
+	m := &members{pool: pool, primaries: map[string][]*corev1.Node{}, nodes: map[string]bool{}, orders: map[string][]*corev1.Node{}}
 	elastic, err := metav1.LabelSelectorAsSelector(&pool.Spec.Selector)
 	if err != nil {
-		return nil, fmt.Errorf("selector: %w", err)
+		m.err = fmt.Errorf("selector: %w", err)
+		return m
 	}
 	selectors := make([]labels.Selector, len(pool.Spec.Primaries))
 	for i, p := range pool.Spec.Primaries {
 		if selectors[i], err = metav1.LabelSelectorAsSelector(&p.Selector); err != nil {
-			return nil, fmt.Errorf("selector of primary pool %s: %w", p.Name, err)
+			m.err = fmt.Errorf("selector of primary pool %s: %w", p.Name, err)
+			return m
 		}
 		if !slices.Contains(m.order, p.Hint) {
 			m.order = append(m.order, p.Hint)
@@ -51,15 +56,14 @@ func membersOf(pool *v1alpha1.GPUElasticPool, nodes []*corev1.Node) (*members, e
 		if i := slices.IndexFunc(selectors, func(s labels.Selector) bool { return s.Matches(set) }); i >= 0 {
 			owner := pool.Spec.Primaries[i].Hint
 			m.primaries[owner] = append(m.primaries[owner], n)
+			m.nodes[n.Name] = false
 		} else if elastic.Matches(set) {
 			m.elastic = append(m.elastic, n)
-			m.names[n.Name] = true
+			m.nodes[n.Name] = true
 		}
 	}
-	return m, nil
+	return m
 }
-
-func (m *members) isElastic(node string) bool { return m.names[node] }
 
 // allowed are all nodes, in the order in which a workload takes them: its own, those of nobody, those of others.
 func (m *members) allowed(hint string) []*corev1.Node {

@@ -69,7 +69,30 @@ func (p *placer) Place(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return p.place(pod, p.allowed(name))
+	pool, err := p.pool(name)
+	if err != nil {
+		return false, err
+	}
+	if pool == nil {
+		return p.place(pod, p.fleet.Nodes())
+	}
+	return p.place(pod, pool.allowed(name))
+}
+
+// pool is that of a workload, nil if it names none.
+func (p *placer) pool(name string) (*members, error) {
+	wanted := p.workloads[name].hint.Spec.Pool
+	if wanted == "" {
+		return nil, nil
+	}
+	pool := p.pools[wanted]
+	switch {
+	case pool == nil:
+		return nil, fmt.Errorf("there is no GPUElasticPool %s: make it, or take it out of the hint", wanted)
+	case pool.err != nil:
+		return nil, fmt.Errorf("GPUElasticPool %s cannot be used: %w", wanted, pool.err)
+	}
+	return pool, nil
 }
 
 func (p *placer) place(pod fleet.Pod, nodes []*corev1.Node) (bool, error) {
@@ -88,35 +111,22 @@ func (p *placer) place(pod fleet.Pod, nodes []*corev1.Node) (bool, error) {
 	return true, nil
 }
 
-func (p *placer) allowed(name string) []*corev1.Node {
-	pool := p.pools[p.workloads[name].hint.Spec.Pool]
-	if pool == nil {
-		return p.fleet.Nodes()
-	}
-	return pool.allowed(name)
-}
-
 // MakeRoom looks for the fewest replicas of a donor, on one node, without which a replica fits there.
 func (p *placer) MakeRoom(name string, donors []scaling.Donor, elastic bool) ([]scaling.Replica, error) {
-	pool := p.pools[p.workloads[name].hint.Spec.Pool]
-	pod, err := p.shape(name)
+	pool, err := p.pool(name)
 	if err != nil || pool == nil {
 		return nil, err
 	}
-	allowed := map[string]bool{}
-	for _, n := range pool.allowed(name) {
-		allowed[n.Name] = true
+	pod, err := p.shape(name)
+	if err != nil {
+		return nil, err
 	}
 	for _, donor := range donors {
 		var best []*replica
 		var at *corev1.Node
-		byNode, err := p.candidates(donor, func(node string) bool { return allowed[node] && (!elastic || pool.isElastic(node)) })
-		if err != nil {
-			return nil, err
-		}
-		for _, on := range byNode {
+		for _, on := range p.candidates(donor, pool, elastic) {
 			node, ok := p.fleet.Node(on.name)
-			if !ok || pod.Excluded(node) != "" {
+			if !ok {
 				continue
 			}
 			gone, err := p.without(pod, node, on.replicas)
@@ -152,35 +162,30 @@ type onNode struct {
 }
 
 // candidates are the replicas that a donor may give, by node, in the order in which they go.
-func (p *placer) candidates(donor scaling.Donor, chosen func(node string) bool) ([]*onNode, error) {
+func (p *placer) candidates(donor scaling.Donor, pool *members, elastic bool) []*onNode {
 	w := p.workloads[donor.Workload]
 	var all []*onNode
 	byName := map[string]*onNode{}
-	left := donor.Replicas
 	for _, r := range w.replicas {
 		if p.gone[r.pod] {
 			continue
 		}
-		// Of a StatefulSet only the last pods go.
-		if w.target.ordered && !r.leaving {
-			if left == 0 {
-				break
-			}
-			left--
-		}
 		name := r.pod.Spec.NodeName
-		if name == "" || len(r.claims) == 0 || r.shared || !chosen(name) {
-			continue
+		isElastic, member := pool.nodes[name]
+		if member && (isElastic || !elastic) && len(r.claims) > 0 && !r.shared {
+			on := byName[name]
+			if on == nil {
+				on = &onNode{name: name}
+				byName[name] = on
+				all = append(all, on)
+			}
+			on.replicas = append(on.replicas, r)
 		}
-		on := byName[name]
-		if on == nil {
-			on = &onNode{name: name}
-			byName[name] = on
-			all = append(all, on)
+		if w.target.ordered && !r.leaving {
+			break // Of a StatefulSet the last pod goes, and no other.
 		}
-		on.replicas = append(on.replicas, r)
 	}
-	return all, nil
+	return all
 }
 
 // without are the fewest replicas without which the pod fits on the node.

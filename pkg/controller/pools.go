@@ -168,7 +168,10 @@ func (m *members) status() v1alpha1.GPUElasticPoolStatus {
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "NodesFound", Message: "the selector chooses nodes with GPUs",
 		ObservedGeneration: m.pool.Generation,
 	}
-	if c.gpus == 0 {
+	switch {
+	case m.err != nil:
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "InvalidSelector", m.err.Error()
+	case c.gpus == 0:
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "NoGPUs", "the selector chooses no node that publishes GPUs and is no primary one"
 	}
 	meta.SetStatusCondition(&s.Conditions, ready)

@@ -71,8 +71,8 @@ func TestPoolContent(t *testing.T) {
 			for _, suffix := range c.held {
 				held(f, prefix+suffix)
 			}
-			m, err := membersOf(elasticPool(), f.Nodes())
-			require.NoError(t, err)
+			m := membersOf(elasticPool(), f.Nodes())
+			require.NoError(t, m.err)
 			m.count(f)
 			s := m.status()
 			require.EqualValues(t, 1, s.Nodes)
@@ -101,8 +101,8 @@ func TestPoolMembers(t *testing.T) {
 		named("none", nil), named("e1", map[string]string{"pool": "elastic"}), named("a1", map[string]string{"own": "a"}),
 		named("both", map[string]string{"own": "a", "pool": "elastic"}), named("e2", map[string]string{"pool": "elastic"}),
 	}
-	m, err := membersOf(elasticPool(), nodes)
-	require.NoError(t, err)
+	m := membersOf(elasticPool(), nodes)
+	require.NoError(t, m.err)
 	names := func(nodes []*corev1.Node) (all []string) {
 		for _, n := range nodes {
 			all = append(all, n.Name)
@@ -111,13 +111,14 @@ func TestPoolMembers(t *testing.T) {
 	}
 	require.Equal(t, []string{"a1", "both", "e1", "e2"}, names(m.allowed("x/a")), "its own first")
 	require.Equal(t, []string{"e1", "e2", "a1", "both"}, names(m.allowed("x/b")), "those of others last")
-	require.True(t, m.isElastic("e1"))
-	require.False(t, m.isElastic("both"), "who has it for its own comes first")
+	require.Equal(t, map[string]bool{"e1": true, "e2": true, "a1": false, "both": false}, m.nodes, "who has it for its own comes first")
 
 	broken := elasticPool()
 	broken.Spec.Primaries[0].Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}
-	_, err = membersOf(broken, nodes)
-	require.ErrorContains(t, err, "selector of primary pool a")
+	m = membersOf(broken, nodes)
+	require.ErrorContains(t, m.err, "selector of primary pool a")
+	m.count(fleet.New(fleet.Snapshot{}))
+	require.Equal(t, "InvalidSelector", m.status().Conditions[0].Reason)
 }
 
 func TestNewNodes(t *testing.T) {
@@ -212,8 +213,8 @@ func TestFreeSlicesAreNoPlace(t *testing.T) {
 				_, ok := gpu.Fits(at, there)
 				fits = fits || ok
 			}
-			m, err := membersOf(elasticPool(), f.Nodes())
-			require.NoError(t, err)
+			m := membersOf(elasticPool(), f.Nodes())
+			require.NoError(t, m.err)
 			m.count(f)
 			require.Equal(t, fits, m.content.profiles[profile] > 0, "%s in layout %07b", profile, layout)
 			if naive := free >= shape.ComputeSlices; naive {

@@ -77,14 +77,11 @@ func (c *Controller) rightSize(slices map[string][]*resourceapi.ResourceSlice, u
 	if w.hint.Spec.Memory != v1alpha1.MemoryReserved {
 		message += fmt.Sprintf(", and used %.0f of its %d MiB at most", usage.PeakMemoryMiB, present.MemoryMiB)
 	}
-	if best.MemoryMiB > present.MemoryMiB && usage.PeakMemoryMiB > float64(present.MemoryMiB)/memoryPressure {
+	if best.MemoryMiB > present.MemoryMiB && usage.PeakMemoryMiB*scaling.MemoryHeadroom > float64(present.MemoryMiB) {
 		message += ": more replicas would not help against that"
 	}
 	return &v1alpha1.RightSize{Profile: best.Name, Message: message}
 }
-
-// memoryPressure is how many times the peak the memory should be.
-const memoryPressure = 1.1
 
 // largest ignores what is not known.
 func largest(a, b float64) float64 {

@@ -3,8 +3,8 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
-	"github.com/kerf-project/kerf/pkg/scaling"
 )
 
 const (
@@ -63,35 +62,42 @@ func (c *Controller) scale(ctx context.Context, all *world, w *workload) error {
 	return nil
 }
 
-// mark gives the pods that are to go the lowest cost of deletion, and takes it from those that are not any more.
-func (c *Controller) mark(ctx context.Context, w *workload) error {
+// mark gives the pods that are to go the lowest cost of deletion, and takes it from
+// all those that are not any more, also where their hint is gone.
+func (c *Controller) mark(ctx context.Context, all *world, workloads []*workload) error {
 	if !c.DeletionCosts {
 		return nil
 	}
-	for _, r := range w.replicas {
-		if r.leaving {
-			continue
+	goes := map[types.NamespacedName]bool{}
+	for _, w := range workloads {
+		for _, r := range w.outcome.Gives {
+			goes[types.NamespacedName{Namespace: w.hint.Namespace, Name: r.Name}] = true
 		}
-		goes := slices.Contains(w.outcome.Gives, scaling.Replica{Workload: w.name(), Name: r.pod.Name})
-		cost, has := r.pod.Annotations[deletionCost]
+	}
+	var errs []error
+	for _, pod := range all.pods.all {
+		key := client.ObjectKeyFromObject(pod)
+		cost, has := pod.Annotations[deletionCost]
 		var to any
 		switch {
-		case goes && !has:
+		case pod.DeletionTimestamp != nil:
+			continue
+		case goes[key] && !has:
 			to = lowCost
-		case !goes && cost == lowCost:
+		case !goes[key] && cost == lowCost:
 			to = nil
 		default:
 			continue // A cost that somebody else has set stays.
 		}
 		// Only if it is still that pod.
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": r.pod.UID, "annotations": map[string]any{deletionCost: to}}})
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "annotations": map[string]any{deletionCost: to}}})
 		if err != nil {
 			return err
 		}
-		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: r.pod.Namespace, Name: r.pod.Name}}
-		if err := c.Client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, patch)); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("hint %s: mark pod %s for deletion: %w", w.name(), r.pod.Name, err)
+		named := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
+		if err := c.Client.Patch(ctx, named, client.RawPatch(types.MergePatchType, patch)); client.IgnoreNotFound(err) != nil {
+			errs = append(errs, fmt.Errorf("set the deletion cost of pod %s: %w", key, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/kerf-project/kerf/api/scaling/v1alpha1"
@@ -36,7 +35,7 @@ type condition struct {
 	reason, message string
 }
 
-// tell writes what was decided: statuses, events, marks on pods, and replicas.
+// tell writes what was decided: statuses, events and replicas.
 func (c *Controller) tell(ctx context.Context, now time.Time, all *world, workloads []*workload) error {
 	var group errgroup.Group
 	group.SetLimit(writesAtOnce)
@@ -44,7 +43,7 @@ func (c *Controller) tell(ctx context.Context, now time.Time, all *world, worklo
 	for i, w := range workloads {
 		group.Go(func() error {
 			if w.err == nil {
-				errs[i] = errors.Join(c.mark(ctx, w), c.scale(ctx, all, w))
+				errs[i] = c.scale(ctx, all, w)
 			}
 			errs[i] = errors.Join(errs[i], c.write(ctx, now, w))
 			return nil
@@ -246,7 +245,7 @@ func (c *Controller) event(w *workload, m *memory, s *v1alpha1.GPUScalingHintSta
 }
 
 // tellPools writes what is free in the pools.
-func (c *Controller) tellPools(ctx context.Context, pools map[string]*members, failed map[string]error) error {
+func (c *Controller) tellPools(ctx context.Context, pools map[string]*members) error {
 	var errs []error
 	for name, m := range pools {
 		pool := m.pool.DeepCopy()
@@ -257,9 +256,6 @@ func (c *Controller) tellPools(ctx context.Context, pools map[string]*members, f
 		if err := c.Client.Status().Patch(ctx, pool, client.MergeFrom(m.pool)); client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("pool %s: write the status: %w", name, err))
 		}
-	}
-	for name, err := range failed {
-		klog.FromContext(ctx).Error(err, "A pool cannot be used", "pool", name)
 	}
 	return errors.Join(errs...)
 }

@@ -1,14 +1,17 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -79,8 +82,18 @@ func (c *Controller) observe(ctx context.Context, all *world, h *v1alpha1.GPUSca
 		}
 		w.replicas = append(w.replicas, r)
 	}
-	slices.SortFunc(w.replicas, func(a, b *replica) int { return comparePods(a.pod, b.pod) })
+	w.sort()
 	return w
+}
+
+// sort puts the replicas into the order in which they go.
+func (w *workload) sort() {
+	slices.SortFunc(w.replicas, func(a, b *replica) int {
+		if w.target.ordered {
+			return cmp.Compare(ordinal(b.pod), ordinal(a.pod))
+		}
+		return comparePods(a.pod, b.pod)
+	})
 }
 
 // claimNames are the claims of a pod that have been made. One that has not makes the pod wait, and has the name "".
@@ -246,6 +259,12 @@ func (w *workload) shape(o *fleet.Objects) (fleet.Pod, error) {
 	pod := &corev1.Pod{Spec: *spec}
 	pod.Namespace, pod.Name = w.hint.Namespace, w.hint.Spec.TargetRef.Name
 	return o.PodOf(pod)
+}
+
+// ordinal is the number of a StatefulSet's pod, of which the highest goes first.
+func ordinal(pod *corev1.Pod) int {
+	n, _ := strconv.Atoi(pod.Labels[appsv1.PodIndexLabel])
+	return n
 }
 
 // comparePods orders pods as they go: those that are leaving already, then the youngest.

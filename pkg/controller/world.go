@@ -197,19 +197,23 @@ func (c *Controller) anyTarget(ctx context.Context, h *v1alpha1.GPUScalingHint, 
 }
 
 // podIndex finds pods by namespace and label.
-type podIndex map[string][]*corev1.Pod
+type podIndex struct {
+	all []*corev1.Pod
+	at  map[string][]*corev1.Pod
+}
 
 func indexPods(pods []corev1.Pod) podIndex {
-	index := podIndex{}
+	index := podIndex{at: map[string][]*corev1.Pod{}}
 	for i := range pods {
 		p := &pods[i]
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			continue // Their claims are given back.
 		}
-		index[p.Namespace] = append(index[p.Namespace], p)
+		index.all = append(index.all, p)
+		index.at[p.Namespace] = append(index.at[p.Namespace], p)
 		for key, value := range p.Labels {
 			at := strings.Join([]string{p.Namespace, key, value}, "/")
-			index[at] = append(index[at], p)
+			index.at[at] = append(index.at[at], p)
 		}
 	}
 	return index
@@ -217,11 +221,11 @@ func indexPods(pods []corev1.Pod) podIndex {
 
 // of are the pods that a selector chooses.
 func (i podIndex) of(namespace string, selector labels.Selector) []*corev1.Pod {
-	candidates := i[namespace]
+	candidates := i.at[namespace]
 	requirements, _ := selector.Requirements()
 	for _, r := range requirements {
 		if values := r.ValuesUnsorted(); len(values) == 1 && (r.Operator() == "=" || r.Operator() == "in") {
-			if some := i[strings.Join([]string{namespace, r.Key(), values[0]}, "/")]; len(some) < len(candidates) {
+			if some := i.at[strings.Join([]string{namespace, r.Key(), values[0]}, "/")]; len(some) < len(candidates) {
 				candidates = some
 			}
 		}

@@ -10,64 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// Verdict says whether claims fit somewhere.
-type Verdict string
-
-// The verdicts.
-const (
-	FitsNow   Verdict = "Now"
-	FitsAfter Verdict = "After"
-	FitsNever Verdict = "Never"
-)
-
-// Feasibility is whether, where and after whom a pod's claims fit.
-type Feasibility struct {
-	Verdict Verdict
-	// Node is empty if they never fit.
-	Node string
-	// After are the claims that have to go first.
-	After []*resourceapi.ResourceClaim
-}
-
-// Feasible looks for the first node where the pod's claims fit, else for the one on
-// which the fewest claims have to go, of those that may. A nil may allows all.
-func (f *Fleet) Feasible(ctx context.Context, p Pod, may func(*resourceapi.ResourceClaim) bool) (Feasibility, error) {
-	best := Feasibility{Verdict: FitsNever}
-	pending := p.Pending()
-	sh, err := f.shapeOf(pending)
-	if err != nil {
-		return best, err
-	}
-	t, err := f.termsOf(p)
-	if err != nil {
-		return best, err
-	}
-	var nodes []*node
-	for _, n := range f.all {
-		if t.excludes(p, n) {
-			continue
-		}
-		_, err := f.fit(ctx, n, sh, pending, nil)
-		switch {
-		case err == nil:
-			return Feasibility{Verdict: FitsNow, Node: n.Name}, nil
-		case !refusal(err):
-			return Feasibility{}, err
-		}
-		nodes = append(nodes, n)
-	}
-	for _, n := range nodes {
-		sets, err := f.evictions(ctx, n, sh, pending, allowed(n.holders(), may))
-		if err != nil {
-			return Feasibility{}, err
-		}
-		if len(sets) > 0 && (best.After == nil || len(sets[0]) < len(best.After)) {
-			best = Feasibility{Verdict: FitsAfter, Node: n.Name, After: sets[0]}
-		}
-	}
-	return best, nil
-}
-
 func allowed(all []*resourceapi.ResourceClaim, may func(*resourceapi.ResourceClaim) bool) []*resourceapi.ResourceClaim {
 	return slices.DeleteFunc(all, func(c *resourceapi.ResourceClaim) bool { return may != nil && !may(c) })
 }

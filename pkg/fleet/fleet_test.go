@@ -232,34 +232,6 @@ func TestTaintRules(t *testing.T) {
 	require.Empty(t, devicesOf(s.Slices)[0].Taints, "the snapshot is nobody's to change")
 }
 
-func TestFeasible(t *testing.T) {
-	f := New(snapshot(t, "H100-SXM5-80GB", "H100-SXM5-80GB"))
-	_, big := place(t, f, claim("big", profile("4g.40gb")))
-	_, small := place(t, f, claim("small", profile("1g.10gb")))
-	_, other := place(t, f, claim("other", profile("7g.80gb")))
-
-	feasible := func(c *resourceapi.ResourceClaim, may func(*resourceapi.ResourceClaim) bool) Feasibility {
-		t.Helper()
-		got, err := f.Feasible(t.Context(), alone(c), may)
-		require.NoError(t, err)
-		return got
-	}
-	three := claim("three", profile("3g.40gb"))
-	require.Equal(t, Feasibility{Verdict: FitsNow, Node: "node-0"}, feasible(claim("two", profile("2g.20gb")), nil))
-	got := feasible(three, nil)
-	require.Equal(t, FitsAfter, got.Verdict)
-	require.Len(t, got.After, 1)
-	got = feasible(three, func(c *resourceapi.ResourceClaim) bool { return c.Name == "small" })
-	require.Equal(t, Feasibility{Verdict: FitsAfter, Node: "node-0", After: []*resourceapi.ResourceClaim{small}}, got)
-	got = feasible(claim("seven", profile("7g.80gb")), nil)
-	require.Equal(t, Feasibility{Verdict: FitsAfter, Node: "node-1", After: []*resourceapi.ResourceClaim{other}}, got)
-	require.Equal(t, FitsNever, feasible(claim("none", profile("7g.141gb")), nil).Verdict)
-
-	sets, err := f.Evictions(t.Context(), f.Nodes()[0], []*resourceapi.ResourceClaim{claim("whole", wholeClass)}, nil)
-	require.NoError(t, err)
-	require.Equal(t, [][]*resourceapi.ResourceClaim{{big, small}}, sets)
-}
-
 // The smallest set is found among larger ones: seven small instances against three.
 func TestEvictionsAreTheFewest(t *testing.T) {
 	f := New(snapshot(t, "2xH100-SXM5-80GB"))

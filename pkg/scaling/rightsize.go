@@ -24,8 +24,8 @@ type Usage struct {
 }
 
 const (
-	// memoryHeadroom is how much memory there is to be for each MiB of the peak.
-	memoryHeadroom = 1.1
+	// MemoryHeadroom is how much memory there is to be for each MiB of the peak.
+	MemoryHeadroom = 1.1
 	// computeAt is the share of the compute that the 95th percentile is to take.
 	computeAt = 0.8
 )
@@ -42,7 +42,7 @@ func RightSize(present Shape, shapes []Shape, u Usage, memory v1alpha1.MemoryMod
 	if math.IsNaN(u.Utilization) || needsMemory && math.IsNaN(u.PeakMemoryMiB) {
 		return Shape{}, false
 	}
-	needMemory := u.PeakMemoryMiB * memoryHeadroom
+	needMemory := u.PeakMemoryMiB * MemoryHeadroom
 	if !needsMemory {
 		needMemory = float64(present.MemoryMiB)
 	}
